@@ -17,6 +17,10 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import pandas as pd
+
+from rosetta.results import keep, write_json
+
 logger = logging.getLogger(__name__)
 
 CATEGORIES = ("code", "math", "formal/scientific", "general prose", "conversational")
@@ -106,36 +110,85 @@ def is_heldout(path: str) -> bool:
 # The environment corpus
 
 
-def environment(split: str = "heldout", subsets: Iterable[str] | None = None) -> list[Document]:
+def environment(split: str = "heldout", keep_in: Path | None = None) -> list[Document]:
     """All documents of one split of the environment corpus, in an order fixed by their paths.
 
     Parameters
     ----------
     split : {"heldout", "train"}
         Whole files are held out, by the hash of their path.
-    subsets : iterable of str, optional
-        Keys of `ENVIRONMENT_CATEGORIES`; all of them by default.
+    keep_in : Path, optional
+        A folder in which the documents are kept, so that the environment is read only once.
 
     Raises
     ------
     ValueError
-        On an unknown split or subset.
+        On an unknown split.
     """
     if split not in ("heldout", "train"):
         raise ValueError(f"split is {split!r}; allowed are 'heldout' and 'train'")
-    wanted = set(ENVIRONMENT_CATEGORIES if subsets is None else subsets)
-    if unknown := wanted - set(ENVIRONMENT_CATEGORIES):
-        raise ValueError(f"unknown subsets {sorted(unknown)}; allowed are {sorted(ENVIRONMENT_CATEGORIES)}")
+    if keep_in is None:
+        return _read_environment(split)
+    path = Path(keep_in) / f"environment-{split}.parquet"
+    frame = keep(path, {"distributions": distributions()}, lambda: pd.DataFrame(_read_environment(split)))
+    return [Document(*row) for row in frame.itertuples(index=False)]
+
+
+def _read_environment(split: str) -> list[Document]:
     documents, seen = [], set()
     for subset, path, text in _environment_texts(split == "heldout"):
-        if subset not in wanted:
-            continue
         for part, piece in enumerate(split_at_lines(normalize(text), DOCUMENT_CHARACTERS)):
             fingerprint = hashlib.sha256(piece.encode()).digest()
             if piece.strip() and fingerprint not in seen:  # licence texts, above all, come many times
                 seen.add(fingerprint)
                 documents.append(Document(piece, subset, ENVIRONMENT_CATEGORIES[subset], f"{path}#{part}"))
     return documents
+
+
+def distributions() -> dict[str, str | None]:
+    """The distributions that the environment corpus reads and their versions here; None for one that is missing."""
+    versions = {}
+    for name in sorted({*PYTHON_CODE, *GENERAL, *HEADERS, *CYTHON, *DESCRIBED}):
+        try:
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            versions[name] = None
+    return versions
+
+
+def manifest(documents: Iterable[Document]) -> dict[str, dict]:
+    """Number of documents, bytes and SHA-256 of each subset."""
+    digests, sizes, counts = defaultdict(hashlib.sha256), Counter(), Counter()
+    for document in documents:
+        data = document.text.encode()
+        digests[document.subset].update(data)
+        sizes[document.subset] += len(data)
+        counts[document.subset] += 1
+    return {s: {"documents": counts[s], "bytes": sizes[s], "sha256": digests[s].hexdigest()} for s in sorted(counts)}
+
+
+def differences(split: str, documents: Iterable[Document], recorded: dict) -> list[str]:
+    """How this environment's corpus differs from the one the zoo was trained on, in words; empty if it is the same.
+
+    Parameters
+    ----------
+    split : str
+    documents : iterable of Document
+    recorded : dict
+        What `zoo/corpus.json` holds.
+    """
+    here, there = manifest(documents), recorded[split]
+    subsets = [subset for subset in sorted({*here, *there}) if here.get(subset) != there.get(subset)]
+    if not subsets:
+        return []
+    versions, made_with = distributions(), recorded["distributions"]
+    changed = [
+        f"{name} {versions.get(name) or 'missing'} instead of {made_with.get(name) or 'missing'}"
+        for name in sorted({*versions, *made_with})
+        if versions.get(name) != made_with.get(name)
+    ]
+    because = "; ".join(changed) or "the versions are the same, so the files themselves differ (another platform?)"
+    return [f"subset {subset} of the {split} split has other text than recorded ({because})" for subset in subsets]
 
 
 def split_at_lines(text: str, characters: int) -> Iterator[str]:
@@ -153,11 +206,10 @@ def split_at_lines(text: str, characters: int) -> Iterator[str]:
 
 def _environment_texts(heldout: bool) -> Iterator[tuple[str, str, str]]:
     """(subset, path, text) for every file of the environment corpus on one side of the split."""
-    for name in sorted({*PYTHON_CODE, *GENERAL, *HEADERS, *CYTHON, *DESCRIBED}):
-        try:
-            distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:
+    for name, version in distributions().items():
+        if version is None:
             continue  # the manifest notices and names it
+        distribution = importlib.metadata.distribution(name)
         for file in sorted(distribution.files or (), key=str):
             kind = _kind(name, str(file))
             path = f"{name}/{_without_version(str(file))}"
@@ -185,7 +237,10 @@ def _environment_texts(heldout: bool) -> Iterator[tuple[str, str, str]]:
 def _kind(name: str, path: str) -> str | None:
     """What a file of a distribution is to the corpus: a subset, "py" for a Python module, or None."""
     parts = path.split("/")
-    if {"tests", "test", "testing", "_vendor", "__pycache__"} & set(parts) or parts[-1] in ("version.py", "__config__.py"):
+    if {"tests", "test", "testing", "_vendor", "__pycache__"} & set(parts) or parts[-1] in (
+        "version.py",
+        "__config__.py",
+    ):
         return None  # tests repeat themselves; generated files differ between platforms
     if path.endswith(".dist-info/METADATA"):
         return "Package descriptions" if name in DESCRIBED else None
@@ -259,7 +314,9 @@ def _problem(kind: int, rng: random.Random) -> str:
     if kind == 4:
         return f"Calculate the remainder when {a * b + c} is divided by {a}.\n{(a * b + c) % a}"
     if kind == 5:
-        unit, factor, small = rng.choice([("hours", 60, "minutes"), ("metres", 100, "centimetres"), ("weeks", 7, "days")])
+        unit, factor, small = rng.choice(
+            [("hours", 60, "minutes"), ("metres", 100, "centimetres"), ("weeks", 7, "days")]
+        )
         return f"How many {small} are there in {a} {unit}?\n{a * factor}"
     if kind == 6:
         verdict = a > 1 and all(a % d for d in range(2, int(a**0.5) + 1))
@@ -272,7 +329,9 @@ def _problem(kind: int, rng: random.Random) -> str:
 # Order
 
 
-def interleave(documents: Iterable[Document], shares: dict[str, float], seed: int, repeat: bool = False) -> Iterator[Document]:
+def interleave(
+    documents: Iterable[Document], shares: dict[str, float], seed: int, repeat: bool = False
+) -> Iterator[Document]:
     """Documents in a seeded order in which every prefix holds each subset's share of the bytes, as far as text lasts.
 
     Parameters
@@ -303,3 +362,122 @@ def interleave(documents: Iterable[Document], shares: dict[str, float], seed: in
             queues[subset] = iter(pools[subset])
         else:
             del queues[subset]
+
+
+def excerpt(document: Document, characters: int | None, seed: int) -> Document:
+    """A piece of at most `characters` characters that begins at a line of the document, drawn by seed and source.
+
+    With None the document itself.
+    """
+    if characters is None or len(document.text) <= characters:
+        return document
+    starts = [0] + [i + 1 for i, c in enumerate(document.text[:-characters]) if c == "\n"]
+    start = random.Random(f"{seed}-{document.source}").choice(starts)
+    return document._replace(text=document.text[start : start + characters])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Any corpus
+
+
+def documents(corpus: dict, seed: int, keep_in: Path | None = None) -> Iterator[Document]:
+    """The documents that a profile's ``corpus`` describes, in a seeded order.
+
+    Parameters
+    ----------
+    corpus : dict
+        ``kind: environment`` with a ``split``; ``kind: files`` with ``paths`` (text files, or JSON lines with ``text``
+        and perhaps ``subset``); or ``kind: hub`` with a data set's name and the names of its text and subset fields.
+    seed : int
+    keep_in : Path, optional
+        See `environment`.
+
+    Raises
+    ------
+    ValueError
+        If there is not one document with text.
+    """
+    kind = corpus["kind"]
+    if kind == "environment":
+        found = interleave(environment(corpus.get("split", "heldout"), keep_in), ENVIRONMENT_SHARES, seed)
+    elif kind == "files":
+        found = _shuffled(from_files(corpus["paths"], corpus.get("category", "general prose")), seed)
+    elif kind == "hub":
+        found = from_hub(corpus, seed)
+    else:
+        raise ValueError(f"corpus.kind is {kind!r}; allowed are environment, files and hub")
+    some = False
+    for document in found:
+        if document.text.strip():
+            some = True
+            yield document
+    if not some:
+        raise ValueError(f"the corpus {corpus} holds no document with text")
+
+
+def _shuffled(documents: Iterable[Document], seed: int) -> list[Document]:
+    documents = list(documents)
+    random.Random(seed).shuffle(documents)
+    return documents
+
+
+def from_files(paths: Iterable[str | Path], category: str = "general prose") -> Iterator[Document]:
+    """Documents from local files: one from each text file, one from each line of a ``.jsonl`` file.
+
+    What is not UTF-8 or not JSON is left out and named in a warning.
+    """
+    for path in map(Path, paths):
+        if path.suffix != ".jsonl":
+            text = _read(path)
+            if text is not None:
+                yield Document(normalize(text), path.stem, category, str(path))
+            continue
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                text = normalize(row["text"])
+                text.encode()
+            except (ValueError, KeyError, TypeError) as error:
+                logger.warning("left out %s, line %d: %s", path.name, number, error)
+                continue
+            subset = str(row.get("subset", path.stem))
+            yield Document(text, subset, PILE_CATEGORIES.get(subset, row.get("category", category)), f"{path}#{number}")
+
+
+def from_hub(corpus: dict, seed: int) -> Iterator[Document]:
+    """Documents streamed from a data set (the Pile), in the order of a seeded shuffle buffer.
+
+    A subset that Table 4 does not list is its own category; a text without a UTF-8 form is left out.
+    """
+    import datasets  # slow to import, and only this source needs it
+
+    stream = datasets.load_dataset(
+        corpus["dataset"], data_files=corpus.get("data_files"), split=corpus.get("split", "train"),
+        revision=corpus.get("revision"), streaming=True,
+    ).shuffle(seed=seed, buffer_size=corpus.get("shuffle_buffer", 10_000))  # fmt: skip
+    for number, row in enumerate(stream):
+        subset = _field(row, corpus["subset"])
+        try:
+            text = normalize(_field(row, corpus["text"]))
+            text.encode()
+        except UnicodeEncodeError as error:
+            logger.warning("left out row %d of %s: %s", number, corpus["dataset"], error)
+            continue
+        yield Document(text, subset, PILE_CATEGORIES.get(subset, subset), f"{corpus['dataset']}#{number}")
+
+
+def _field(row: dict, path: str) -> str:
+    """``"meta.pile_set_name"`` of a nested row."""
+    for key in path.split("."):
+        if not isinstance(row, dict) or key not in row:
+            raise ValueError(
+                f"the data set has no field {path!r}; a row has {sorted(row) if isinstance(row, dict) else row!r}"
+            )
+        row = row[key]
+    return row
+
+
+def write_manifest(path: Path) -> None:
+    """Record this environment's corpus, as `zoo/corpus.json` does for the zoo's."""
+    splits = {split: manifest(environment(split)) for split in ("heldout", "train")}
+    write_json(path, {"distributions": distributions(), **splits})

@@ -29,6 +29,8 @@ from safetensors.torch import save_file
 from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 
 from rosetta import corpora
+from rosetta.models import from_config
+from rosetta.results import write_json, write_whole
 
 logger = logging.getLogger(__name__)
 
@@ -126,10 +128,7 @@ def parse(name: str) -> tuple[str, int, int]:
 def untrained(name: str, seed: int) -> torch.nn.Module:
     """A zoo model as its training began, from its architecture's own random initialization and this seed."""
     family, width, depth = parse(name)
-    config = FAMILIES[family].config(width, depth, FAMILIES[family].vocabulary)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return transformers.AutoModelForCausalLM.from_config(config)
+    return from_config(FAMILIES[family].config(width, depth, FAMILIES[family].vocabulary), seed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -150,10 +149,12 @@ def train_tokenizer(family: str, documents: Iterator[corpora.Document]) -> trans
     if family in ("pythia", "qwen"):
         bpe.normalizer = normalizers.NFC()
     if family == "qwen":
-        bpe.pre_tokenizer = pre_tokenizers.Sequence([
-            pre_tokenizers.Split(tokenizers.Regex(QWEN_SPLIT), "isolated"),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-        ])
+        bpe.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(QWEN_SPLIT), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
     else:
         bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
@@ -199,18 +200,7 @@ def prepare_family(family: str, tokens: int, folder: Path, documents: list[corpo
             ids = [*ids, tokenizer.eos_token_id][: tokens - filled]
             row[filled : filled + len(ids)] = ids
             filled += len(ids)
-    _write_whole(row_file, lambda path: np.save(path, row))
-
-
-def _write_whole(path: Path, write: Callable[[Path], None]) -> None:
-    """Write under a temporary name, then rename: the file is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
-    try:
-        write(temporary)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_whole(row_file, lambda path: np.save(path, row))
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -240,7 +230,7 @@ def train(name: str, tokens: int, folder: Path, device: str = "cpu", stop_after:
     stop_after : int, optional
         Save a checkpoint and return after this step (used to test resumption).
     """
-    family, width, depth = parse(name)
+    family, width, _ = parse(name)
     rows = np.load(folder / f"{family}-{tokens}.npy", mmap_mode="r")
     blocks = rows[: len(rows) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
     order = np.random.default_rng(FAMILIES[family].seed).permutation(len(blocks))
@@ -295,7 +285,7 @@ def _save(path: Path, model, optimizer, step: int) -> None:
     for parameter, state in optimizer.state.items():
         for key in ("exp_avg", "exp_avg_sq"):
             tensors[f"{key}/{names_[parameter]}"] = state[key].contiguous()
-    _write_whole(path, lambda temporary: save_file(tensors, temporary, metadata={"step": str(step)}))
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata={"step": str(step)}))
 
 
 def _restore(path: Path, model, optimizer) -> int:
@@ -369,7 +359,7 @@ def finish(name: str, model, tokens: int, folder: Path, zoo: Path) -> dict:
         "parameters": sum(p.numel() for p in shipped.parameters()), "tokens": tokens,
         "heldout_bits_per_byte": round(bits_per_byte(shipped, tokenizer, heldout_sample()), 4),
     }  # fmt: skip
-    _write_whole(zoo / name / "card.json", lambda path: path.write_text(json.dumps(card, indent=1) + "\n"))
+    write_json(zoo / name / "card.json", card)
     return card
 
 
@@ -397,7 +387,8 @@ def train_all(zoo: Path, tokens: int, jobs: int, wanted: list[str]) -> None:
             card = future.result()
             logger.info("%s: %.4f bits per byte", card["name"], card["heldout_bits_per_byte"])
     cards = [json.loads((zoo / n / "card.json").read_text()) for n in names() if (zoo / n / "card.json").exists()]
-    _write_whole(zoo / "models.json", lambda path: path.write_text(json.dumps(cards, indent=1) + "\n"))
+    write_json(zoo / "models.json", cards)
+    corpora.write_manifest(zoo / "corpus.json")
 
 
 def main() -> None:

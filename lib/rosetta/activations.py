@@ -1,0 +1,249 @@
+"""m_t of eq. 1: what enters each MLP's output projection, for every layer, position and neuron.
+
+One mechanism for all architectures: the MLPs are found from the model's structure, a hook on each output projection
+reads its input. Nothing here knows the name of a model family.
+"""
+
+import re
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from transformers.pytorch_utils import Conv1D
+
+from rosetta.alignment import Segment, average_rows, special_prefix
+
+
+class Mlp(NamedTuple):
+    """One MLP: its path in the model, its output projection and its number of neurons."""
+
+    path: str
+    projection: torch.nn.Module
+    neurons: int
+
+
+class NoMlpFound(ValueError):
+    """The structure of a model shows no MLP, or more than one, in a block."""
+
+
+class BadActivations(ValueError):
+    """NaN or infinity among the activations of a layer."""
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding the MLPs
+
+
+def find_mlps(model: torch.nn.Module) -> list[Mlp]:
+    """The MLP of every block, in order of depth.
+
+    The blocks are the longest list of modules of one class in which each holds exactly one *output projection*: a
+    linear layer from m neurons to the width d, outside attention, with a sibling that leads from d to m.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+        Any transformer; of a model with two towers pass one.
+
+    Raises
+    ------
+    NoMlpFound
+        With the model's class and the linear layers of its first block.
+    """
+    candidates = []
+    for path, blocks in model.named_modules():
+        listed = isinstance(blocks, torch.nn.ModuleList | torch.nn.Sequential) and len(blocks) > 0
+        if listed and len({type(block) for block in blocks}) == 1:
+            found = [_output_projections(f"{path}.{i}", block) for i, block in enumerate(blocks)]
+            if all(len(mlps) == 1 for mlps in found):
+                candidates.append([mlps[0] for mlps in found])
+    if not candidates:
+        raise NoMlpFound(_what_was_seen(model))
+    longest = max(map(len, candidates))
+    if sum(len(mlps) == longest for mlps in candidates) > 1:
+        paths = [mlps[0].path for mlps in candidates if len(mlps) == longest]
+        raise NoMlpFound(
+            f"{type(model).__name__} has several towers of {longest} blocks ({', '.join(paths)}); pass one of them"
+        )
+    return next(mlps for mlps in candidates if len(mlps) == longest)
+
+
+def _shape(module: torch.nn.Module) -> tuple[int, int] | None:
+    """(inputs, outputs) of a linear layer; None for any other module."""
+    if isinstance(module, torch.nn.Linear):
+        return module.in_features, module.out_features
+    if isinstance(module, Conv1D):  # GPT-2's linear layer, its weight transposed
+        return module.weight.shape[0], module.weight.shape[1]
+    return None
+
+
+def _output_projections(path: str, block: torch.nn.Module) -> list[Mlp]:
+    linears = {
+        name: (module, shape)
+        for name, module in block.named_modules()
+        if (shape := _shape(module)) and not re.search(r"attn|attention", name, re.IGNORECASE)
+    }
+    found = []
+    for name, (module, (neurons, width)) in linears.items():
+        parent = name.rpartition(".")[0]
+        # Some models write gate and up as one layer of twice the neurons.
+        leads_in = any(
+            other != name and other.rpartition(".")[0] == parent and shape in ((width, neurons), (width, 2 * neurons))
+            for other, (_, shape) in linears.items()
+        )
+        if leads_in and neurons > width:
+            found.append(Mlp(f"{path}.{name}", module, neurons))
+    return found
+
+
+def _what_was_seen(model: torch.nn.Module) -> str:
+    lists = [(p, m) for p, m in model.named_modules() if isinstance(m, torch.nn.ModuleList) and len(m)]
+    message = (
+        f"no MLPs found in {type(model).__name__}: no list of blocks each of which holds one pair of layers d -> m -> d"
+    )
+    if lists:
+        path, blocks = max(lists, key=lambda item: len(item[1]))
+        layers = {n: s for n, m in blocks[0].named_modules() if (s := _shape(m))}
+        message += f". The first block of {path!r} is a {type(blocks[0]).__name__} with the linear layers {layers}"
+    return message
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Capturing m_t
+
+
+@contextmanager
+def capture(mlps: list[Mlp]) -> Iterator[dict[str, torch.Tensor]]:
+    """While open, each forward pass leaves every MLP's m_t in the dict that is given, by the MLP's path."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep_input(path):
+        def hook(_module, inputs):
+            seen[path] = inputs[0]
+
+        return hook
+
+    handles = [mlp.projection.register_forward_pre_hook(keep_input(mlp.path)) for mlp in mlps]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Reader:
+    """A language model with its tokenizer, ready to give the activations of token sequences.
+
+    Parameters
+    ----------
+    name : str
+        For messages and tables.
+    model : torch.nn.Module
+    tokenizer : transformers.PreTrainedTokenizerBase
+
+    Attributes
+    ----------
+    mlps : list of Mlp
+    layers : list of int
+        Neurons of each layer.
+    """
+
+    def __init__(self, name: str, model: torch.nn.Module, tokenizer):
+        self.name, self.tokenizer = name, tokenizer
+        self.model = getattr(model, "base_model", model)  # no unembedding: its logits are not needed
+        self.mlps = find_mlps(self.model)
+        self.layers = [mlp.neurons for mlp in self.mlps]
+        self.prefix = special_prefix(tokenizer)
+        self.device = next(model.parameters()).device
+
+    @torch.inference_mode()
+    def read(self, sequences: list[list[int]]) -> tuple[torch.Tensor, np.ndarray]:
+        """Activations of all layers side by side, for the tokens of some sequences.
+
+        Returns
+        -------
+        acts : [tokens, neurons]
+            The sequences one after the other; special tokens are fed to the model and left out here.
+        starts : int64 [sequences]
+            The row at which each sequence starts.
+
+        Raises
+        ------
+        BadActivations
+            NaN or infinity: the model and the layer are named.
+        """
+        lengths = np.array([len(ids) for ids in sequences])
+        skip, width = len(self.prefix), len(self.prefix) + int(lengths.max())
+        padded = np.zeros((len(sequences), width), dtype=np.int64)
+        padded[:, :skip] = self.prefix
+        real = np.arange(width - skip) < lengths[:, None]
+        padded[:, skip:][real] = np.concatenate(sequences)
+        # Padding comes after the text and these models look back only, so it cannot change what is kept.
+        rows = torch.from_numpy(np.flatnonzero(np.pad(real, ((0, 0), (skip, 0))))).to(self.device)
+        with capture(self.mlps) as seen:
+            self.model(input_ids=torch.from_numpy(padded).to(self.device), use_cache=False)
+        acts = torch.cat([seen[mlp.path].flatten(0, -2)[rows] for mlp in self.mlps], dim=1)
+        self._check(acts)
+        return acts, np.cumsum(lengths) - lengths
+
+    def _check(self, acts: torch.Tensor) -> None:
+        if torch.isfinite(acts.sum(dtype=torch.float64)):
+            return
+        for layer, part in enumerate(acts.split(self.layers, dim=1)):
+            if not torch.isfinite(part).all():
+                raise BadActivations(
+                    f"{self.name}, layer {layer}: NaN or infinity among the activations of {self.mlps[layer].path}"
+                )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Aligned batches of two models
+
+
+class AlignedBatches:
+    """Two models' activations at the same positions, in batches; may be gone through any number of times.
+
+    Each batch is a pair (A [positions, neurons of A], B [positions, neurons of B]); memory does not grow with the
+    number of tokens.
+
+    Parameters
+    ----------
+    a, b : Reader
+    pieces : iterable of Segment
+        What `alignment.segments` gives; a list, or anything else that can be gone through again.
+    sequences_per_batch : int
+
+    Attributes
+    ----------
+    layers : (list of int, list of int)
+        Neurons of each layer of A and B.
+    """
+
+    def __init__(self, a: Reader, b: Reader, pieces: Iterable[Segment], sequences_per_batch: int = 32):
+        self.a, self.b, self.pieces, self.sequences_per_batch = a, b, pieces, sequences_per_batch
+        self.names, self.layers = (a.name, b.name), (a.layers, b.layers)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        some = []
+        for piece in self.pieces:
+            some.append(piece)
+            if len(some) == self.sequences_per_batch:
+                yield self.aligned(some)
+                some = []
+        if some:
+            yield self.aligned(some)
+
+    def aligned(self, some: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both models' activations over some segments, pooled to their canonical spans."""
+        return (
+            _pooled(self.a, [s.ids_a for s in some], [s.tokens_a for s in some]),
+            _pooled(self.b, [s.ids_b for s in some], [s.tokens_b for s in some]),
+        )
+
+
+def _pooled(reader: Reader, sequences: list[list[int]], tokens: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
+    acts, starts = reader.read(sequences)
+    first, last = (np.concatenate([t[side] + s for t, s in zip(tokens, starts, strict=True)]) for side in (0, 1))
+    return average_rows(acts, first, last)

@@ -1,0 +1,126 @@
+"""Streaming Pearson correlation of all neurons of one model with all neurons of another (eq. 2)."""
+
+from collections.abc import Iterator
+
+import torch
+
+
+class PearsonAccumulator:
+    """One pass over batches of activations; float32 products, float64 means and variances.
+
+    Every neuron is shifted and scaled by its mean and deviation in the first batch. Pearson's r does not change, and
+    neither a large mean nor a large scale can drown the products.
+
+    Parameters
+    ----------
+    n_a, n_b : int
+        Neurons of the two models.
+    device : str or torch.device
+
+    Raises
+    ------
+    ValueError
+        On an empty side.
+    """
+
+    def __init__(self, n_a: int, n_b: int, device: str | torch.device = "cpu"):
+        if n_a < 1 or n_b < 1:
+            raise ValueError(f"n_a is {n_a} and n_b is {n_b}; each must be at least 1")
+        self.positions = 0
+        self.cross = torch.zeros(n_a, n_b, device=device)
+        self.a, self.b = _Moments(n_a, device), _Moments(n_b, device)
+
+    def update(self, a: torch.Tensor, b: torch.Tensor) -> None:
+        """Add one batch: a [T, n_a] and b [T, n_b], the same T positions.
+
+        Raises
+        ------
+        ValueError
+            If the shapes do not fit, or on NaN or infinity.
+        """
+        if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or (a.shape[1], b.shape[1]) != tuple(self.cross.shape):
+            raise ValueError(
+                f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected [T, {self.cross.shape[0]}] and "
+                f"[T, {self.cross.shape[1]}] with the same T"
+            )
+        if not len(a):
+            return
+        a, b = self.a.standardize(a), self.b.standardize(b)
+        self.cross.addmm_(a.T, b)
+        self.positions += len(a)
+
+    def correlation(self) -> torch.Tensor:
+        """r [n_a, n_b] of all positions so far; NaN where a neuron never changed. More batches may follow.
+
+        Raises
+        ------
+        ValueError
+            With fewer than two positions.
+        """
+        if self.positions < 2:
+            raise ValueError(f"a correlation needs at least 2 positions; there are {self.positions}")
+        mean_a, deviation_a = self.a.summary(self.positions)
+        mean_b, deviation_b = self.b.summary(self.positions)
+        r = self.cross / self.positions
+        r.addr_(mean_a, mean_b, alpha=-1)
+        r.div_(deviation_a[:, None]).div_(deviation_b[None, :])
+        return r.clamp_(-1, 1)
+
+    @property
+    def dead(self) -> tuple[int, int]:
+        """How many neurons of A and of B never changed."""
+        return int((~self.a.changed).sum()), int((~self.b.changed).sum())
+
+
+class _Moments:
+    """Shift, scale, sum and sum of squares of one side's neurons."""
+
+    def __init__(self, n: int, device):
+        self.first = None
+        self.sum = torch.zeros(n, dtype=torch.float64, device=device)
+        self.squares = torch.zeros(n, dtype=torch.float64, device=device)
+        self.changed = torch.zeros(n, dtype=torch.bool, device=device)
+
+    def standardize(self, x: torch.Tensor) -> torch.Tensor:
+        x = x.to(self.sum.device).float()
+        if self.first is None:
+            self.first = x[0].clone()
+            self.shift = x.mean(0, dtype=torch.float64).float()
+            deviation = (x - self.shift).square_().mean(0, dtype=torch.float64).sqrt().float()
+            self.scale = torch.where(deviation > 0, deviation, 1).reciprocal_()
+        # "Dead" must be exact: rounding gives a constant neuron a small variance, and noise for correlations.
+        self.changed |= (x.amax(0) != self.first) | (x.amin(0) != self.first)
+        x = (x - self.shift).mul_(self.scale)
+        total = x.sum(0)
+        if not torch.isfinite(total).all():
+            raise ValueError(
+                f"NaN or infinity in the activations of neuron {int((~torch.isfinite(total)).nonzero()[0])}"
+            )
+        self.sum += total
+        self.squares += torch.linalg.vector_norm(x, dim=0).double().square_()
+        return x
+
+    def summary(self, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation in shifted and scaled units, float32; NaN deviation for a dead neuron."""
+        mean = self.sum / positions
+        variance = (self.squares / positions - mean.square()).clamp_(min=0)
+        variance[~self.changed] = torch.nan
+        return mean.float(), variance.sqrt().float()
+
+
+def tiles(n_a: int, n_b: int, memory_bytes: int) -> Iterator[tuple[slice, slice]]:
+    """Cut an n_a x n_b table of float32 accumulators, and the r made from it, into tiles that fit a budget.
+
+    Raises
+    ------
+    ValueError
+        If not even a single pair of neurons fits.
+    """
+    cells = memory_bytes // 16  # 4 bytes each: the accumulator, r, and two copies while neighbours are sought
+    if cells < 1:
+        raise ValueError(f"a memory budget of {memory_bytes} bytes holds no accumulator")
+    columns = min(n_b, max(1, cells // min(n_a, max(1, int(cells**0.5)))))
+    rows = min(n_a, max(1, cells // columns))
+    for i in range(0, n_a, rows):
+        for j in range(0, n_b, columns):
+            yield slice(i, min(i + rows, n_a)), slice(j, min(j + columns, n_b))

@@ -1,0 +1,112 @@
+"""What matching finds where there is nothing to find (4.2, C.3), and counts calibrated on it.
+
+Two nulls: untrained networks (`models.load_untrained`), and trained ones whose positions are permuted against each
+other (`Permuted`). At the paper's scale the permuted count collapses to 20-100. In small models it cannot: of N
+independent similarities about half the neurons have a mutual nearest neighbour by chance (`expected_by_chance`). What
+separates the real pairs there is their correlation, hence the calibrated count.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import stats
+
+#: Pairs whose correlation exceeds this quantile of the permuted null's pairs are counted (not in the paper).
+QUANTILE = 0.999
+
+
+class Permuted:
+    """Batches whose B rows are permuted against their A rows (C.3); may be gone through any number of times.
+
+    Each position of B is used exactly once, so every neuron keeps its distribution. The permutation is drawn through
+    a pool of rows: each A batch is paired with rows that came `pool_batches` batches earlier or later, in random order;
+    memory stays bounded.
+
+    Parameters
+    ----------
+    batches : iterable of (A, B)
+        One that can be gone through again.
+    seed : int
+    pool_batches : int
+        Size of the pool; with no more batches than this, every permutation of all positions is equally likely.
+    """
+
+    def __init__(self, batches, seed: int, pool_batches: int = 4):
+        self.batches, self.seed, self.pool_batches = batches, seed, pool_batches
+        for name in ("names", "layers"):
+            if hasattr(batches, name):
+                setattr(self, name, getattr(batches, name))
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        rng = torch.Generator().manual_seed(self.seed)
+        held, pool = [], None
+        for index, (a, b) in enumerate(self.batches):
+            if index < self.pool_batches:
+                held.append(a)  # its partners are drawn from the rows left over at the end
+            else:
+                # A short pool (the last batches are smaller) is topped up by the next rows.
+                rows, pool = _draw(pool, len(a), rng)
+                held, a = ([*held, a[len(rows) :]], a[: len(rows)]) if len(rows) < len(a) else (held, a)
+                yield a, rows
+            pool = b if pool is None else torch.cat([pool, b])
+        for a in held:
+            rows, pool = _draw(pool, len(a), rng)
+            yield a, rows
+
+
+def _draw(pool: torch.Tensor, n: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
+    """n random rows of the pool, and the rest."""
+    order = torch.randperm(len(pool), generator=rng).to(pool.device)
+    return pool[order[:n]], pool[order[n:]]
+
+
+def threshold(null_tables: Sequence[pd.DataFrame], quantile: float = QUANTILE) -> float:
+    """The correlation that a pair must exceed to be counted: a quantile of the null's matched pairs, pooled.
+
+    Raises
+    ------
+    ValueError
+        If there are no null tables, or a quantile outside 0..1.
+    """
+    if not null_tables:
+        raise ValueError("there are no null tables to calibrate on")
+    if not 0 <= quantile <= 1:
+        raise ValueError(f"quantile is {quantile}; it must lie between 0 and 1")
+    pooled = np.concatenate([table["correlation"] for table in null_tables])
+    return float(np.quantile(pooled, quantile)) if len(pooled) else 0.0
+
+
+def calibrated(table: pd.DataFrame, above: float) -> pd.DataFrame:
+    """The pairs of a MatchTable with a correlation above the null's threshold."""
+    part = table[table["correlation"] > above].reset_index(drop=True)
+    part.attrs = dict(table.attrs)
+    return part
+
+
+def expected_by_chance(n_a: int, n_b: int) -> float:
+    """Mutual nearest neighbours among independent similarities: n_a n_b / (n_a + n_b - 1), about half of N.
+
+    The largest of its row and column, n_a + n_b - 1 entries, is each entry with equal probability.
+    """
+    return n_a * n_b / (n_a + n_b - 1)
+
+
+class Interval(NamedTuple):
+    """A mean with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
+def mean_ci95(values: Sequence[float]) -> Interval:
+    """Mean and Student's 95% interval; a single value has an interval without bounds (NaN)."""
+    values = np.asarray(values, dtype=float)
+    mean = float(values.mean())
+    if len(values) < 2:
+        return Interval(mean, float("nan"), float("nan"))
+    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    return Interval(mean, mean - half, mean + half)

@@ -1,0 +1,233 @@
+"""Profiles: every number of a run, in one YAML file, checked when it is read.
+
+A curve is a list of points, a point a list of model names, as in Table 2. A point of two models is matched; a point of
+more is collapsed over the one model that its pairs share, its pairs being those of its models that are matched
+somewhere in the profile.
+"""
+
+from itertools import combinations
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from rosetta.models import ROOT, ModelSpec
+
+
+class ProfileError(ValueError):
+    """Something in a profile is wrong; the message names the file, the key and what is allowed."""
+
+
+class Nulls(NamedTuple):
+    """Seeds of the two nulls (three each in the paper) and the quantile that calibrates the counts."""
+
+    untrained_seeds: tuple[int, ...]
+    permutation_seeds: tuple[int, ...]
+    quantile: float
+
+
+class TokenSweep(NamedTuple):
+    """Figure 33: one pair, matched over growing numbers of tokens."""
+
+    pair: tuple[str, str]
+    tokens: tuple[int, ...]
+
+
+class Profile(NamedTuple):
+    """A checked profile."""
+
+    name: str
+    models: dict[str, ModelSpec]
+    corpus: dict[str, Any]
+    curves: dict[str, tuple[tuple[str, ...], ...]]
+    tokens: int
+    context: int
+    excerpt_characters: int | None
+    segments_per_document: int | None
+    seed: int
+    k: tuple[int, ...]
+    k_curve: str
+    nulls: Nulls
+    token_sweep: TokenSweep
+    sequences_per_batch: int
+    memory_gb: float
+    dtype: str
+    device: str
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs to match, in the order of the curves."""
+        return list(dict.fromkeys(p for points in self.curves.values() for p in points if len(p) == 2))
+
+    def pairs_of(self, point: tuple[str, ...]) -> list[tuple[str, str]]:
+        """The matched pairs that a point rests on: itself, or those among its models."""
+        return [pair for pair in self.pairs if set(pair) <= set(point)]
+
+    def anchor(self, point: tuple[str, ...]) -> str:
+        """The model that all the pairs of a point share; of a plain pair, its first."""
+        shared = set.intersection(*map(set, self.pairs_of(point)))
+        return next(name for name in point if name in shared)
+
+    def neurons(self, point: tuple[str, ...]) -> float:
+        """Mean total neuron count of a point's models: the x of Figure 3."""
+        return sum(self.models[name].neurons for name in point) / len(point)
+
+
+# What a profile may hold: key -> (type, what is allowed in words, check).
+_POSITIVE = (int, "a whole number of at least 1", lambda value: value >= 1)
+_SEEDS = (list, "a list of whole numbers, at least one", lambda value: value and all(type(v) is int for v in value))
+_COUNTS = (
+    list,
+    "a list of whole numbers of at least 1",
+    lambda value: value and all(type(v) is int and v >= 1 for v in value),
+)
+_TEXT = (str, "text", bool)
+
+_SCHEMA = {
+    "models": (dict, "a mapping of model names to their descriptions", bool),
+    "corpus": (dict, "a mapping with the key 'kind'", lambda value: "kind" in value),
+    "curves": (dict, "a mapping of curve names to lists of points", bool),
+    "tokens": _POSITIVE,
+    "context": (int, "a whole number of at least 8", lambda value: value >= 8),
+    "excerpt_characters": (int | None, "null, or a whole number of at least 1", lambda v: v is None or v >= 1),
+    "segments_per_document": (int | None, "null, or a whole number of at least 1", lambda v: v is None or v >= 1),
+    "seed": (int, "a whole number", lambda value: True),
+    "k": _COUNTS,
+    "k_curve": _TEXT,
+    "nulls": (dict, "a mapping", bool),
+    "token_sweep": (dict, "a mapping", bool),
+    "sequences_per_batch": _POSITIVE,
+    "memory_gb": (float | int, "a number above 0", lambda value: value > 0),
+    "dtype": (str, "float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
+    "device": (str, "auto, cpu, cuda or cuda:N", lambda value: value == "auto" or value.partition(":")[0] in ("cpu", "cuda", "mps")),
+}  # fmt: skip
+_MODEL_SCHEMA = {
+    "source": _TEXT, "family": _TEXT, "layers": _POSITIVE, "mlp_width": _POSITIVE,
+    "revision": (str | None, "text or null", lambda value: True), "remote_code": (bool, "true or false", lambda value: True),
+}  # fmt: skip
+_NULLS_SCHEMA = {
+    "untrained_seeds": _SEEDS,
+    "permutation_seeds": _SEEDS,
+    "quantile": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
+}
+_SWEEP_SCHEMA = {"pair": (list, "two model names", lambda value: len(value) == 2), "tokens": _COUNTS}
+_CORPUS_SCHEMAS = {
+    "environment": {"split": (str, "heldout or train", lambda value: value in ("heldout", "train"))},
+    "files": {"paths": (list, "a list of files", bool), "category": _TEXT},
+    "hub": {
+        "dataset": _TEXT, "split": _TEXT, "text": _TEXT, "subset": _TEXT,
+        "data_files": (str | list | None, "a file, a list of files or null", lambda value: True),
+        "revision": (str | None, "text or null", lambda value: True),
+        "shuffle_buffer": (int, "a whole number of at least 1", lambda value: value >= 1),
+    },
+}  # fmt: skip
+_OPTIONAL = {"revision", "remote_code", "data_files", "shuffle_buffer", "split", "category"}
+
+
+def load(name: str | Path) -> Profile:
+    """Read and check a profile: a name (``"micro"``) or the path of a YAML file.
+
+    Raises
+    ------
+    ProfileError
+        On a missing or unknown key, a value that is not allowed, or a model that is not described.
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml")))
+        raise ProfileError(
+            f"there is no profile {str(name)!r} ({path}); there are {there}, or give the path of a .yaml file"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ProfileError(f"{path}: not readable as YAML: {error}") from error
+    return check(content, path)
+
+
+def check(content: Any, path: str | Path) -> Profile:
+    """The `Profile` that a file's content describes; ProfileError if something in it is wrong."""
+    _check_keys(content, _SCHEMA, path, "")
+    models = {}
+    for model, description in content["models"].items():
+        _check_keys(description, _MODEL_SCHEMA, path, f"models.{model}")
+        models[model] = ModelSpec(model, **description)
+    _check_keys(content["nulls"], _NULLS_SCHEMA, path, "nulls")
+    _check_keys(content["token_sweep"], _SWEEP_SCHEMA, path, "token_sweep")
+    _check_corpus(content["corpus"], path)
+    curves = {curve: _points(points, models, path, curve) for curve, points in content["curves"].items()}
+    _check_models(content["token_sweep"]["pair"], models, path, "token_sweep.pair")
+    if content["k_curve"] not in curves:
+        raise ProfileError(f"{path}: k_curve is {content['k_curve']!r}; allowed are the curves {', '.join(curves)}")
+    profile = Profile(
+        name=Path(path).stem,
+        **{k: v for k, v in content.items() if k not in ("models", "curves", "k", "nulls", "token_sweep")},
+        models=models,
+        curves=curves,
+        k=tuple(sorted({1, *content["k"]})),  # mutual top-1 is what the paper counts
+        nulls=Nulls(
+            tuple(content["nulls"]["untrained_seeds"]),
+            tuple(content["nulls"]["permutation_seeds"]),
+            content["nulls"]["quantile"],
+        ),
+        token_sweep=TokenSweep(tuple(content["token_sweep"]["pair"]), tuple(sorted(content["token_sweep"]["tokens"]))),
+    )
+    for curve, points in curves.items():
+        for point in points:
+            _check_collapse(profile, point, path, curve)
+    return profile
+
+
+def _check_keys(content: Any, schema: dict, path, where: str) -> None:
+    """Every key there and known, every value of its type and within what is allowed."""
+    dot = f"{where}." if where else ""
+    if not isinstance(content, dict):
+        raise ProfileError(f"{path}: {where or 'the file'} is {content!r}; it must be a mapping")
+    if unknown := [key for key in content if key not in schema]:
+        raise ProfileError(f"{path}: unknown key {dot}{unknown[0]}; allowed are {', '.join(schema)}")
+    if missing := [key for key in schema if key not in content and key not in _OPTIONAL]:
+        raise ProfileError(f"{path}: the key {dot}{missing[0]} is missing; it holds {schema[missing[0]][1]}")
+    for key, value in content.items():
+        kind, words, allowed = schema[key]
+        right_type = isinstance(value, kind) and (isinstance(value, bool) is (kind is bool))
+        if not right_type or not allowed(value):
+            raise ProfileError(f"{path}: {dot}{key} is {value!r}; it must be {words}")
+
+
+def _check_corpus(corpus: dict, path) -> None:
+    kind = corpus["kind"]
+    if kind not in _CORPUS_SCHEMAS:
+        raise ProfileError(f"{path}: corpus.kind is {kind!r}; allowed are {', '.join(_CORPUS_SCHEMAS)}")
+    _check_keys({k: v for k, v in corpus.items() if k != "kind"}, _CORPUS_SCHEMAS[kind], path, "corpus")
+
+
+def _points(points: Any, models: dict, path, curve: str) -> tuple[tuple[str, ...], ...]:
+    where = f"curves.{curve}"
+    if not isinstance(points, list) or not points:
+        raise ProfileError(f"{path}: {where} is {points!r}; it must be a list of points")
+    for point in points:
+        if not isinstance(point, list) or len(point) < 2 or len(set(point)) < len(point):
+            raise ProfileError(
+                f"{path}: {where} has the point {point!r}; a point is a list of two or more different models"
+            )
+        _check_models(point, models, path, where)
+    return tuple(map(tuple, points))
+
+
+def _check_models(names: list, models: dict, path, where: str) -> None:
+    if missing := [name for name in names if name not in models]:
+        raise ProfileError(
+            f"{path}: {where} names the model {missing[0]!r}, which 'models' does not describe; it has {', '.join(models)}"
+        )
+
+
+def _check_collapse(profile: Profile, point: tuple[str, ...], path, curve: str) -> None:
+    if len(point) == 2:
+        return
+    pairs = profile.pairs_of(point)
+    if len(pairs) != len(point) - 1 or not set.intersection(*map(set, pairs)):
+        possible = ", ".join("+".join(pair) for pair in combinations(point, 2))
+        raise ProfileError(
+            f"{path}: curves.{curve} has the point {list(point)}; {len(point) - 1} of its pairs ({possible}) must be points "
+            f"of other curves and share one model, but {len(pairs)} are: {pairs}"
+        )
