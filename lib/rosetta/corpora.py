@@ -8,6 +8,7 @@ already holds, so the kit needs no network), local files, and a data set on the 
 import ast
 import hashlib
 import importlib.metadata
+import io
 import json
 import logging
 import random
@@ -278,7 +279,7 @@ def split_docstrings(source: str) -> tuple[str, str]:
         tree = ast.parse(source)
     except (SyntaxError, ValueError):
         return source, ""
-    lines = source.splitlines(keepends=True)
+    lines = list(io.StringIO(source, newline=""))  # Python's lines; splitlines would end one at a form feed too
     docstrings = []
     for node in ast.walk(tree):
         if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -61,7 +61,7 @@ class Profile(NamedTuple):
 
     def pairs_of(self, point: tuple[str, ...]) -> list[tuple[str, str]]:
         """The matched pairs that a point rests on: itself, or those among its models."""
-        return [pair for pair in self.pairs if set(pair) <= set(point)]
+        return [point] if len(point) == 2 else [pair for pair in self.pairs if set(pair) <= set(point)]
 
     def anchor(self, point: tuple[str, ...]) -> str:
         """The model that all the pairs of a point share; of a plain pair, its first."""
@@ -140,7 +140,7 @@ def load(name: str | Path) -> Profile:
         )
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ProfileError(f"{path}: not readable as YAML: {error}") from error
     return check(content, path)
 
@@ -196,7 +196,7 @@ def _check_keys(content: Any, schema: dict, path, where: str) -> None:
 
 def _check_corpus(corpus: dict, path) -> None:
     kind = corpus["kind"]
-    if kind not in _CORPUS_SCHEMAS:
+    if not isinstance(kind, str) or kind not in _CORPUS_SCHEMAS:
         raise ProfileError(f"{path}: corpus.kind is {kind!r}; allowed are {', '.join(_CORPUS_SCHEMAS)}")
     _check_keys({k: v for k, v in corpus.items() if k != "kind"}, _CORPUS_SCHEMAS[kind], path, "corpus")
 
@@ -206,7 +206,7 @@ def _points(points: Any, models: dict, path, curve: str) -> tuple[tuple[str, ...
     if not isinstance(points, list) or not points:
         raise ProfileError(f"{path}: {where} is {points!r}; it must be a list of points")
     for point in points:
-        if not isinstance(point, list) or len(point) < 2 or len(set(point)) < len(point):
+        if not isinstance(point, list) or len(point) < 2 or any(name in point[:i] for i, name in enumerate(point)):
             raise ProfileError(
                 f"{path}: {where} has the point {point!r}; a point is a list of two or more different models"
             )
@@ -215,7 +215,7 @@ def _points(points: Any, models: dict, path, curve: str) -> tuple[tuple[str, ...
 
 
 def _check_models(names: list, models: dict, path, where: str) -> None:
-    if missing := [name for name in names if name not in models]:
+    if missing := [name for name in names if name not in list(models)]:
         raise ProfileError(
             f"{path}: {where} names the model {missing[0]!r}, which 'models' does not describe; it has {', '.join(models)}"
         )

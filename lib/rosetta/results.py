@@ -87,7 +87,7 @@ def why_stale(path: Path, parameters: dict) -> str | None:
         return "is not there"
     try:
         beside = json.loads(_beside(path).read_text(encoding="utf-8"))
-        made_with, sha256 = beside["parameters"], beside["sha256"]
+        made_with, sha256 = dict(beside["parameters"]), beside["sha256"]
     except (OSError, ValueError, KeyError, TypeError):
         return "has no readable record of how it was made"
     if sha256 != _sha256(path):

@@ -1,0 +1,208 @@
+import copy
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rosetta import profiles
+from rosetta.models import ROOT
+from rosetta.profiles import Profile, ProfileError
+
+SHIPPED = ("smoke", "micro", "small", "paper")
+
+#: The runs of Table 2, as printed.
+TABLE_2 = """
+1 OPT-1.3B, Qwen2.5-1.5B
+2 OPT-2.7B, Qwen2.5-3B
+3 OPT-6.7B, Qwen2.5-7B
+4 OPT-13B, Qwen2.5-14B
+5 OPT-30B, Qwen2.5-32B
+6 Pythia-160M, OPT-125M
+7 Pythia-410M, OPT-350M
+8 Pythia-1.4B, OPT-1.3B
+9 Pythia-2.8B, OPT-2.7B
+10 Pythia-6.9B, OPT-6.7B
+11 Pythia-12B, OPT-13B
+12 Pythia-160M, GPT2-124M
+13 Pythia-410M, GPT2-355M
+14 Pythia-1.4B, GPT2-1.5B
+15 OPT-125M, Pythia-160M, GPT2-124M
+16 OPT-350M, Pythia-410M, GPT2-355M
+17 OPT-1.3B, Pythia-1.4B, GPT2-1.5B
+18 Pythia-1.4B, OPT-1.3B, Qwen2.5-1.5B
+19 Pythia-2.8B, OPT-2.7B, Qwen2.5-3B
+20 Pythia-6.9B, OPT-6.7B, Qwen2.5-7B
+21 Pythia-12B, OPT-13B, Qwen2.5-14B
+"""
+
+SMOKE = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
+
+
+def changed(*keys, to) -> dict:
+    """The smoke profile with one value changed; `to` is left out where it is `...`."""
+    content = copy.deepcopy(SMOKE)
+    inner = content
+    for key in keys[:-1]:
+        inner = inner[key]
+    if to is ...:
+        del inner[keys[-1]]
+    else:
+        inner[keys[-1]] = to
+    return content
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_every_shipped_profile_loads(name):
+    profile = profiles.load(name)
+    content = yaml.safe_load((ROOT / "profiles" / f"{name}.yaml").read_text(encoding="utf-8"))
+    assert profile.name == name
+    assert list(profile.models) == list(content["models"])
+    assert profile.tokens == content["tokens"] and profile.k[0] == 1
+    assert sum(map(len, profile.curves.values())) == sum(map(len, content["curves"].values()))
+    assert profiles.load(ROOT / "profiles" / f"{name}.yaml") == profile
+
+
+def test_the_paper_profile_holds_the_21_runs_of_table_2():
+    runs = [tuple(line.split(" ", 1)[1].lower().split(", ")) for line in TABLE_2.strip().splitlines()]
+    profile = profiles.load("paper")
+    assert [point for points in profile.curves.values() for point in points] == runs
+    assert [len(points) for points in profile.curves.values()] == [5, 6, 3, 3, 4]
+    assert profile.tokens == 10_000_000
+
+
+@pytest.mark.parametrize("name", ["smoke", "micro", "paper"])
+def test_collapsed_curves_collapse_on_the_model_that_their_pairs_share(name):
+    profile = profiles.load(name)
+    for curve, family in {"opt-pythia-gpt2": "pythia", "pythia-opt-qwen": "opt"}.items():
+        for point in profile.curves[curve]:
+            assert profile.models[profile.anchor(point)].family == family
+            assert len(profile.pairs_of(point)) == 2
+    for point in profile.curves["pythia-opt"]:
+        assert profile.anchor(point) == point[0] and profile.pairs_of(point) == [point]
+
+
+def test_both_orders_of_a_pair_stay_apart():
+    pair = ["opt-32x2", "pythia-32x2"]
+    content = changed("curves", to={"there": [pair], "back": [pair[::-1]]}) | {"k_curve": "there"}
+    profile = profiles.check(content, "both.yaml")
+    assert profile.pairs_of(tuple(pair)) == [tuple(pair)]
+    assert profile.pairs_of(tuple(pair[::-1])) == [tuple(pair[::-1])]
+
+
+def test_a_points_size_is_the_mean_neuron_count_of_its_models():
+    # Layers x MLP width as in the models' published configurations.
+    neurons = {
+        "opt-125m": 12 * 3072, "pythia-160m": 12 * 3072, "gpt2-124m": 12 * 3072, "opt-350m": 24 * 4096,
+        "gpt2-1.5b": 48 * 6400, "opt-13b": 40 * 20480, "pythia-12b": 36 * 20480, "opt-30b": 48 * 28672,
+        "qwen2.5-7b": 28 * 18944, "qwen2.5-32b": 64 * 27648,
+    }  # fmt: skip
+    profile = profiles.load("paper")
+    for model, expected in neurons.items():
+        assert profile.models[model].neurons == expected
+    assert neurons["opt-125m"] == 36864
+    assert profile.neurons(("opt-30b", "qwen2.5-32b")) == (1376256 + 1769472) / 2
+    assert profile.neurons(("opt-125m", "pythia-160m", "gpt2-124m")) == 36864
+
+
+def test_pairs_are_matched_once_however_often_they_are_named():
+    pairs = profiles.load("paper").pairs
+    assert len(pairs) == len(set(pairs)) == 14
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (changed("learning_rate", to=1), ["unknown key learning_rate", "allowed are", "sequences_per_batch"]),
+        (changed("models", "opt-32x2", "width", to=1), ["models.opt-32x2.width", "mlp_width"]),
+        (changed("nulls", "seeds", to=[1]), ["nulls.seeds", "untrained_seeds"]),
+        (changed("corpus", "paths", to=["a"]), ["corpus.paths", "split"]),
+        (changed("tokens", to=...), ["tokens", "missing", "whole number of at least 1"]),
+        (changed("models", "opt-32x2", "layers", to=...), ["models.opt-32x2.layers", "missing"]),
+        (changed("nulls", "quantile", to=...), ["nulls.quantile", "missing", "between 0 and 1"]),
+        (changed("corpus", to={"kind": "files"}), ["corpus.paths", "missing", "list of files"]),
+        (changed("corpus", to={"split": "train"}), ["corpus", "'kind'"]),
+        (changed("corpus", to={"kind": "s3"}), ["corpus.kind", "'s3'", "environment, files, hub"]),
+        (changed("corpus", to={"kind": ["hub"]}), ["corpus.kind", "environment, files, hub"]),
+        (changed("corpus", "split", to="test"), ["corpus.split", "'test'", "heldout or train"]),
+        (changed("tokens", to="many"), ["tokens", "'many'", "whole number of at least 1"]),
+        (changed("tokens", to=1e6), ["tokens", "1000000.0", "whole number"]),
+        (changed("tokens", to=True), ["tokens", "True", "whole number"]),
+        (changed("tokens", to=0), ["tokens is 0", "at least 1"]),
+        (changed("context", to=4), ["context is 4", "at least 8"]),
+        (changed("seed", to=None), ["seed is None", "whole number"]),
+        (changed("memory_gb", to=-1), ["memory_gb is -1", "above 0"]),
+        (changed("dtype", to="float16"), ["dtype", "'float16'", "float32 or bfloat16"]),
+        (changed("device", to="gpu"), ["device", "'gpu'", "cuda"]),
+        (changed("k", to=[0]), ["k is [0]", "at least 1"]),
+        (changed("k", to=[1.5]), ["k is [1.5]", "whole numbers"]),
+        (changed("k", to=[]), ["k is []", "list of whole numbers"]),
+        (changed("k", to=2), ["k is 2", "list"]),
+        (changed("k_curve", to="opt"), ["k_curve", "'opt'", "pythia-opt-qwen"]),
+        (changed("nulls", "quantile", to=1.5), ["nulls.quantile is 1.5", "between 0 and 1"]),
+        (changed("nulls", "untrained_seeds", to=[]), ["nulls.untrained_seeds", "at least one"]),
+        (changed("token_sweep", "pair", to=["opt-32x2"]), ["token_sweep.pair", "two model names"]),
+        (changed("token_sweep", "pair", to=["opt-32x2", "gpt-5"]), ["token_sweep.pair", "'gpt-5'", "qwen-48x3"]),
+        (changed("token_sweep", "pair", to=["opt-32x2", ["a"]]), ["token_sweep.pair", "['a']"]),
+        (changed("models", "opt-32x2", to=...), ["curves.opt-qwen", "'opt-32x2'", "qwen-48x3"]),
+        (changed("models", "opt-32x2", to="zoo/opt-32x2"), ["models.opt-32x2", "'zoo/opt-32x2'", "mapping"]),
+        (changed("curves", "opt-qwen", to=[]), ["curves.opt-qwen is []", "list of points"]),
+        (changed("curves", "opt-qwen", to=[["opt-32x2"]]), ["curves.opt-qwen", "two or more different models"]),
+        (changed("curves", "opt-qwen", to=[["opt-32x2"] * 2]), ["curves.opt-qwen", "two or more different models"]),
+        (changed("curves", "opt-qwen", to=[["opt-32x2", {}]]), ["curves.opt-qwen", "the model {}", "qwen-48x3"]),
+        (
+            changed("curves", "pythia-gpt2", to=...),
+            ["curves.opt-pythia-gpt2", "opt-32x2+pythia-32x2, opt-32x2+gpt2-32x2, pythia-32x2+gpt2-32x2", "but 1 are"],
+        ),
+        ("models", ["the file", "mapping"]),
+        (None, ["the file", "mapping"]),
+    ],
+)
+def test_what_is_wrong_is_named_with_the_file_the_key_and_what_is_allowed(tmp_path, content, said):
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    with pytest.raises(ProfileError) as error:
+        profiles.load(path)
+    for words in [str(path), *said]:
+        assert words in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"tokens: [1, 2", b"a: b: c", b"tokens: \xff"])
+def test_what_is_no_yaml_is_said_with_the_file(tmp_path, content):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ProfileError, match="not readable as YAML") as error:
+        profiles.load(path)
+    assert str(path) in str(error.value)
+
+
+def test_a_profile_that_is_not_there_is_answered_with_those_that_are():
+    with pytest.raises(ProfileError) as error:
+        profiles.load("tiny")
+    assert all(name in str(error.value) for name in ("'tiny'", *SHIPPED))
+
+
+JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-2, 3) | st.floats() | st.sampled_from(["", "auto", "opt-32x2"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["kind", "pair", "k"]), inner),
+    max_leaves=5,
+)
+
+
+@st.composite
+def places(draw):
+    """The way of keys to some value of the smoke profile."""
+    inner, keys = SMOKE, []
+    while not keys or (isinstance(inner, dict | list) and inner and draw(st.booleans())):
+        keys.append(draw(st.sampled_from(list(inner) if isinstance(inner, dict) else range(len(inner)))))
+        inner = inner[keys[-1]]
+    return keys
+
+
+@settings(deadline=None, max_examples=300)
+@given(places(), JUNK)
+def test_whatever_stands_in_a_profile_it_is_accepted_or_refused_as_a_profile(keys, junk):
+    try:
+        assert isinstance(profiles.check(changed(*keys, to=junk), "mine.yaml"), Profile)
+    except ProfileError as error:
+        assert "mine.yaml" in str(error)
