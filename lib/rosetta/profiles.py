@@ -6,6 +6,7 @@ somewhere in the profile.
 """
 
 from itertools import combinations
+from math import inf
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,33 @@ class TokenSweep(NamedTuple):
     tokens: tuple[int, ...]
 
 
+class TheoryGrid(NamedTuple):
+    """A grid of simulations: exponents beta, sizes N = 2^e, and runs of each."""
+
+    betas: tuple[float, ...]
+    size_exponents: tuple[int, ...]
+    runs: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The neuron budgets N."""
+        return tuple(2**e for e in self.size_exponents)
+
+
+class Theory(NamedTuple):
+    """The simulations of Figure 27, and those with one number varied at a time, on a smaller grid (D.7)."""
+
+    grid: TheoryGrid
+    seed: int
+    inputs: int
+    kappa: float
+    gamma: float
+    tau: float
+    varied: TheoryGrid
+    robustness: dict[str, tuple]
+    sensitivity: dict[str, tuple]
+
+
 class Profile(NamedTuple):
     """A checked profile."""
 
@@ -49,6 +77,7 @@ class Profile(NamedTuple):
     k_curve: str
     nulls: Nulls
     token_sweep: TokenSweep
+    theory: Theory
     sequences_per_batch: int
     memory_gb: float
     dtype: str
@@ -96,6 +125,7 @@ _SCHEMA = {
     "k_curve": _TEXT,
     "nulls": (dict, "a mapping", bool),
     "token_sweep": (dict, "a mapping", bool),
+    "theory": (dict, "a mapping", bool),
     "sequences_per_batch": _POSITIVE,
     "memory_gb": (float | int, "a number above 0", lambda value: value > 0),
     "dtype": (str, "float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
@@ -111,6 +141,53 @@ _NULLS_SCHEMA = {
     "quantile": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
 }
 _SWEEP_SCHEMA = {"pair": (list, "two model names", lambda value: len(value) == 2), "tokens": _COUNTS}
+_NUMBER = (float | int, "a finite number above 0", lambda value: 0 < value < inf)
+
+
+def _numbers(words: str, allowed) -> tuple:
+    return (
+        list,
+        f"a list of {words}",
+        lambda value: value and all(type(v) in (int, float) and allowed(v) for v in value),
+    )
+
+
+_NUMBERS = _numbers("finite numbers above 0", lambda v: 0 < v < inf)
+_GRID_SCHEMA = {
+    "betas": _numbers("finite numbers above 1", lambda v: 1 < v < inf),
+    "size_exponents": (
+        list,
+        "a list of whole numbers from 0 to 20: N = 2^e",
+        lambda value: value and all(type(v) is int and 0 <= v <= 20 for v in value),
+    ),
+    "runs": _POSITIVE,
+}
+_THEORY_SCHEMA = {
+    "grid": (dict, "a mapping", bool),
+    "seed": (int, "a whole number of at least 0", lambda value: value >= 0),
+    "inputs": (int, "a whole number of at least 2", lambda value: value >= 2),
+    "kappa": _NUMBER,
+    "gamma": _NUMBER,
+    "tau": _NUMBER,
+    "varied": (dict, "a mapping", bool),
+    "robustness": (dict, "a mapping", bool),
+    "sensitivity": (dict, "a mapping", bool),
+}
+_ROBUSTNESS_SCHEMA = {
+    "kappa": _NUMBERS,
+    "gamma": _NUMBERS,
+    "n_inputs": _numbers("whole numbers of at least 2", lambda v: type(v) is int and v >= 2),
+}
+_SENSITIVITY_SCHEMA = {
+    "background_size": _COUNTS,
+    "interference_norm": _numbers("finite numbers of at least 0", lambda v: 0 <= v < inf),
+    "noise_floor": _NUMBERS,
+    "background": (
+        list,
+        "a list of 'all' and 'unassigned'",
+        lambda value: value and all(v in ("all", "unassigned") for v in value),
+    ),
+}
 _CORPUS_SCHEMAS = {
     "environment": {"split": (str, "heldout or train", lambda value: value in ("heldout", "train"))},
     "files": {"paths": (list, "a list of files", bool), "category": _TEXT},
@@ -154,6 +231,7 @@ def check(content: Any, path: str | Path) -> Profile:
         models[model] = ModelSpec(model, **description)
     _check_keys(content["nulls"], _NULLS_SCHEMA, path, "nulls")
     _check_keys(content["token_sweep"], _SWEEP_SCHEMA, path, "token_sweep")
+    theory = _theory(content["theory"], path)
     _check_corpus(content["corpus"], path)
     curves = {curve: _points(points, models, path, curve) for curve, points in content["curves"].items()}
     _check_models(content["token_sweep"]["pair"], models, path, "token_sweep.pair")
@@ -161,7 +239,7 @@ def check(content: Any, path: str | Path) -> Profile:
         raise ProfileError(f"{path}: k_curve is {content['k_curve']!r}; allowed are the curves {', '.join(curves)}")
     profile = Profile(
         name=Path(path).stem,
-        **{k: v for k, v in content.items() if k not in ("models", "curves", "k", "nulls", "token_sweep")},
+        **{k: v for k, v in content.items() if k not in ("models", "curves", "k", "nulls", "token_sweep", "theory")},
         models=models,
         curves=curves,
         k=tuple(sorted({1, *content["k"]})),  # mutual top-1 is what the paper counts
@@ -171,6 +249,7 @@ def check(content: Any, path: str | Path) -> Profile:
             content["nulls"]["quantile"],
         ),
         token_sweep=TokenSweep(tuple(content["token_sweep"]["pair"]), tuple(sorted(content["token_sweep"]["tokens"]))),
+        theory=theory,
     )
     for curve, points in curves.items():
         for point in points:
@@ -192,6 +271,19 @@ def _check_keys(content: Any, schema: dict, path, where: str) -> None:
         right_type = isinstance(value, kind) and (isinstance(value, bool) is (kind is bool))
         if not right_type or not allowed(value):
             raise ProfileError(f"{path}: {dot}{key} is {value!r}; it must be {words}")
+
+
+def _theory(content: Any, path) -> Theory:
+    _check_keys(content, _THEORY_SCHEMA, path, "theory")
+    grids = {}
+    for key in ("grid", "varied"):
+        _check_keys(content[key], _GRID_SCHEMA, path, f"theory.{key}")
+        g = content[key]
+        grids[key] = TheoryGrid(tuple(map(float, g["betas"])), tuple(sorted(g["size_exponents"])), g["runs"])
+    _check_keys(content["robustness"], _ROBUSTNESS_SCHEMA, path, "theory.robustness")
+    _check_keys(content["sensitivity"], _SENSITIVITY_SCHEMA, path, "theory.sensitivity")
+    variations = {k: {c: tuple(v) for c, v in content[k].items()} for k in ("robustness", "sensitivity")}
+    return Theory(**{**content, **grids, **variations})
 
 
 def _check_corpus(corpus: dict, path) -> None:

@@ -1,0 +1,538 @@
+"""The analytical model of section 4.3 and Appendix D: allocation, frontiers, isolation, and its simulation (D.7).
+
+The discrete allocation (eq. 11) is solved exactly; the continuum (eq. 12 to 32) has one root to find, r_0. Every
+function takes the size N, the spectrum's exponent beta, the budget kappa a neuron and gamma features a neuron. The
+simulation draws two models and matches them with the kit's own `matching.mutual_nearest`.
+"""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import product
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from scipy import optimize, sparse
+from scipy.linalg import blas, cholesky
+from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+
+from rosetta.correlation import PearsonAccumulator
+from rosetta.matching import mutual_nearest
+from rosetta.results import keep
+from rosetta.scaling import fits
+
+#: What may count as the isolation of the non-Rosetta population (panel c); see `non_rosetta_isolation`.
+READINGS = ("coordinates", "assigned", "features", "below_tau", "tail")
+
+
+def _whole(at_least):
+    return lambda v: isinstance(v, int | np.integer) and not isinstance(v, bool) and v >= at_least
+
+
+_POSITIVE = ("a finite number above 0", lambda v: 0 < v < np.inf)
+_RULES = {
+    "n_neurons": ("a whole number of at least 1", _whole(1)),
+    "beta": ("a finite number above 1 (the importances must have a finite sum)", lambda v: 1 < v < np.inf),
+    "kappa": _POSITIVE, "gamma": _POSITIVE, "tau": _POSITIVE, "noise_floor": _POSITIVE,
+    "n_inputs": ("a whole number of at least 2", _whole(2)),
+    "seed": ("a whole number of at least 0", _whole(0)),
+    "runs": ("a whole number of at least 1", _whole(1)),
+    "background_size": ("a whole number of at least 0", _whole(0)),
+    "interference_norm": ("a finite number of at least 0", lambda v: 0 <= v < np.inf),
+    "sampler": ("'fast' or 'literal'", lambda v: v in ("fast", "literal")),
+    "background": ("'all' or 'unassigned'", lambda v: v in ("all", "unassigned")),
+    "coordinates": ("'assigned' or 'all'", lambda v: v in ("assigned", "all")),
+    "non_rosetta": (f"one of {', '.join(READINGS)}", lambda v: v in READINGS),
+    "per": ("'feature' or 'neuron'", lambda v: v in ("feature", "neuron")),
+}  # fmt: skip
+
+
+def _check(**values) -> None:
+    """ValueError that names the argument, its value and what is allowed; NaN passes no rule."""
+    for name, value in values.items():
+        words, allowed = _RULES[name]
+        try:
+            good = bool(allowed(value))
+        except (TypeError, ValueError):
+            good = False
+        if not good:
+            raise ValueError(f"{name} is {value!r}; it must be {words}")
+
+
+def n_features(n_neurons: int, gamma: float = 4.0) -> int:
+    """A(N) = gamma N, rounded down: the features that compete for N neurons (eq. 8, D.7)."""
+    _check(n_neurons=n_neurons, gamma=gamma)
+    count = int(gamma * n_neurons * (1 + 1e-12))  # 0.29 * 100 is meant to be 29
+    if count < 1:
+        raise ValueError(f"gamma is {gamma!r} and n_neurons {n_neurons!r}; gamma * n_neurons must be at least 1")
+    return count
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The allocation: D.1, D.2
+
+
+def optimal_isolation(n_neurons: int, beta: float, kappa: float = 1.0, gamma: float = 4.0) -> np.ndarray:
+    """The allocation that maximizes sum_r w_r log(1 + s_r) under sum_r s_r <= kappa N, w_r = r^-beta (eq. 3, 11).
+
+    By the first-order condition (eq. 16) s_r = [w_r / lambda - 1]_+; the level lambda is exact: with m features above
+    water, 1 / lambda = (kappa N + m) / (w_1 + .. + w_m), and m is the largest for which feature m is above it.
+
+    Parameters
+    ----------
+    n_neurons : int
+        N >= 1.
+    beta : float
+        Exponent of the spectrum, above 1.
+    kappa : float
+        Isolation budget a neuron, above 0 (eq. 54).
+    gamma : float
+        Features a neuron, with gamma N >= 1.
+
+    Returns
+    -------
+    numpy float64 [A]
+        s_r of the features in order of importance, A = gamma N; sums to kappa N.
+
+    Raises
+    ------
+    ValueError
+        On anything else.
+    """
+    _check(n_neurons=n_neurons, beta=beta, kappa=kappa, gamma=gamma)
+    rank = np.arange(1, n_features(n_neurons, gamma) + 1, dtype=np.float64)
+    weight = rank**-beta
+    total = np.cumsum(weight)
+    above = weight * (kappa * n_neurons + rank) > total
+    m = int(np.flatnonzero(above)[-1]) + 1  # feature 1 always is: kappa N + 1 > 1
+    level = (kappa * n_neurons + m) / total[m - 1]
+    return np.maximum(weight * level - 1, 0) * (rank <= m)
+
+
+def rosetta_features(isolation: np.ndarray, tau: float = 2.0) -> int:
+    """R_tau(N): features with s_r >= tau (eq. 10)."""
+    _check(tau=tau)
+    return int((np.asarray(isolation) >= tau).sum())
+
+
+def _mass(low: float, high: float, level: float, beta: float) -> float:
+    """The integral of (level / r)^beta - 1 over low <= r <= high (eq. 18 to 20, 28)."""
+    with np.errstate(over="ignore"):
+        powers = np.float64(level / low) ** (beta - 1) - np.float64(level / high) ** (beta - 1)
+    return level * powers / (beta - 1) - (high - low)
+
+
+def cutoff_rank(n_neurons: int, beta: float, kappa: float = 1.0, gamma: float = 4.0) -> float:
+    """r_0(N), where the continuum allocation reaches zero: the root of the budget equation (eq. 5, 20).
+
+    Should a small gamma leave fewer than r_0 features, the integral ends at A, and r_0 > A is where the profile would
+    have reached zero; eq. 14 holds with it all the same.
+    """
+    _check(n_neurons=n_neurons, beta=beta, kappa=kappa)
+    last = n_features(n_neurons, gamma)
+
+    def unspent(level: float) -> float:
+        return _mass(1, min(level, max(last, 1 + 1e-9)), level, beta) - kappa * n_neurons
+
+    high = 2.0
+    while unspent(high) < 0:
+        high *= 2
+    return float(optimize.bisect(unspent, 1, high, xtol=1e-12, rtol=1e-14, maxiter=400))
+
+
+def continuum_isolation(rank, n_neurons: int, beta: float, kappa: float = 1.0, gamma: float = 4.0) -> np.ndarray:
+    """s*(r; N) = [(r_0 / r)^beta - 1]_+ at any ranks (eq. 4, 14); the shape of `rank`."""
+    return np.maximum((cutoff_rank(n_neurons, beta, kappa, gamma) / np.asarray(rank, float)) ** beta - 1, 0)
+
+
+class Frontier(NamedTuple):
+    """The ranks that part the spectrum (Figure 5): detectable | partially isolated | superposed | not represented."""
+
+    r_tau: float
+    r_0: float
+    n_features: int
+
+    @property
+    def count(self) -> float:
+        """R_tau(N), the measure of the ranks from 1 to r_tau (eq. 13, 23)."""
+        return max(self.r_tau - 1, 0.0)
+
+
+def frontier(n_neurons: int, beta: float, tau: float = 2.0, kappa: float = 1.0, gamma: float = 4.0) -> Frontier:
+    """r_tau(N) = r_0(N) (1 + tau)^(-1/beta) (eq. 6, 22), r_0(N) (eq. 20) and A(N), neither frontier beyond A.
+
+    Raises
+    ------
+    ValueError
+        On tau <= 0 and what `optimal_isolation` refuses.
+    """
+    _check(tau=tau)
+    r_0, last = cutoff_rank(n_neurons, beta, kappa, gamma), n_features(n_neurons, gamma)
+    return Frontier(min(r_0 * (1 + tau) ** (-1 / beta), last), min(r_0, last), last)
+
+
+def mean_rosetta_isolation(
+    n_neurons: int, beta: float, tau: float = 2.0, kappa: float = 1.0, gamma: float = 4.0
+) -> float:
+    """Mean isolation of the features 1 <= r <= r_tau (eq. 25); NaN where no feature reaches tau."""
+    edge = frontier(n_neurons, beta, tau, kappa, gamma)
+    if edge.r_tau <= 1:
+        return float("nan")
+    return float(_mass(1, edge.r_tau, cutoff_rank(n_neurons, beta, kappa, gamma), beta) / edge.r_tau)
+
+
+def tail_isolation(
+    n_neurons: int, beta: float, tau: float = 2.0, kappa: float = 1.0, gamma: float = 4.0, per: str = "neuron"
+) -> float:
+    """Isolation of the features below tau, shared among the N - R_tau non-Rosetta neurons (eq. 32).
+
+    ``per="feature"`` shares it among the A - R_tau non-Rosetta features instead (eq. 27 to 31).
+    """
+    _check(per=per)
+    edge = frontier(n_neurons, beta, tau, kappa, gamma)
+    mass = _mass(max(edge.r_tau, 1), edge.r_0, cutoff_rank(n_neurons, beta, kappa, gamma), beta)
+    return float(mass / ((edge.n_features if per == "feature" else n_neurons) - edge.count))
+
+
+def exponents(beta: float) -> dict[str, float]:
+    """What the theory says of the three panels of Figure 27: a 1/beta, b (beta-1)/beta, c (1-beta)/beta."""
+    _check(beta=beta)
+    return {"a": 1 / beta, "b": (beta - 1) / beta, "c": (1 - beta) / beta}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Isolation and correlation: D.4 to D.6
+
+
+def signal_to_interference(loadings: np.ndarray, noise_floor: float) -> np.ndarray:
+    """s_jr = W_jr^2 / (sigma^2 + sum_{k != r} W_jk^2) of a loading matrix (eq. 44).
+
+    Parameters
+    ----------
+    loadings : [N, A]
+        W_jr, feature r on neuron j (eq. 37).
+    noise_floor : float
+        The variance sigma_inf^2, above 0.
+
+    Returns
+    -------
+    numpy float64 [N, A]
+
+    Raises
+    ------
+    ValueError
+        If the loadings are no table of finite numbers, or the floor is not above 0.
+    """
+    _check(noise_floor=noise_floor)
+    power = np.asarray(loadings, dtype=np.float64) ** 2
+    if power.ndim != 2 or 0 in power.shape or not np.isfinite(power).all():
+        raise ValueError(
+            f"loadings has shape {power.shape}, {(~np.isfinite(power)).sum()} not finite; it must be [N, A], all finite"
+        )
+    # What lies left and right of an entry; the total minus the entry would cancel where the entry dominates.
+    left = np.pad(np.cumsum(power[:, :-1], axis=1), ((0, 0), (1, 0)))
+    right = np.pad(np.cumsum(power[:, :0:-1], axis=1)[:, ::-1], ((0, 0), (0, 1)))
+    return power / (noise_floor + left + right)
+
+
+def feature_isolation(loadings: np.ndarray, noise_floor: float) -> tuple[np.ndarray, np.ndarray]:
+    """(s_r, c(r)), each [A]: a feature's isolation in its most dedicated neuron (eq. 46), and that neuron (eq. 45)."""
+    ratio = signal_to_interference(loadings, noise_floor)
+    dedicated = ratio.argmax(axis=0)
+    return ratio[dedicated, np.arange(ratio.shape[1])], dedicated
+
+
+def posterior_variance(isolation) -> np.ndarray:
+    """Var(z | y) = 1 / (1 + s) of a feature read from its neuron (eq. 49)."""
+    return 1 / (1 + np.asarray(isolation, dtype=np.float64))
+
+
+def correlation_law(isolation_a, isolation_b) -> np.ndarray:
+    """Correlation of two models' neurons for one feature: 1 / sqrt((1 + 1/s)(1 + 1/s')) (eq. 62); 0 where s is 0."""
+    a, b = np.asarray(isolation_a, dtype=np.float64), np.asarray(isolation_b, dtype=np.float64)
+    return np.sqrt(a / (1 + a) * (b / (1 + b)))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The simulation: D.7
+
+
+class SimulationResult(NamedTuple):
+    """Mutual pairs; mean assigned isolation of their neurons; isolation of the non-Rosetta population."""
+
+    rosetta_count: int
+    rosetta_isolation: float
+    non_rosetta_isolation: float
+
+
+class Recovered(NamedTuple):
+    """What one simulated pair of models gives: `isolation` [n] as assigned, `pairs` [p, 2] and their `correlation` [p]."""
+
+    isolation: np.ndarray
+    pairs: np.ndarray
+    correlation: np.ndarray
+    n_neurons: int
+    n_features: int
+
+
+def simulate(
+    n_neurons: int, beta: float, n_inputs: int = 10_000, kappa: float = 1.0, gamma: float = 4.0, seed: int = 0,
+    *, non_rosetta: str = "coordinates", tau: float = 2.0, **choices,
+) -> SimulationResult:  # fmt: skip
+    """Simulate two models that share features, match them, and measure both populations (D.7, Figure 27).
+
+    Parameters
+    ----------
+    n_neurons, beta, kappa, gamma
+        As in `optimal_isolation`.
+    n_inputs : int
+        M >= 2.
+    seed : int
+    non_rosetta : {"coordinates", "assigned", "features", "below_tau", "tail"}
+        Which neurons, over which denominator, are the non-Rosetta ones: see `non_rosetta_isolation`.
+    tau : float
+        Detectability threshold; used by the last two of these only.
+    **choices
+        What the paper leaves open, and the sampler: see `recover`.
+
+    Raises
+    ------
+    ValueError
+        On a value that is not allowed.
+    """
+    _check(non_rosetta=non_rosetta, tau=tau)
+    found = recover(n_neurons, beta, n_inputs, kappa, gamma, seed, **choices)
+    rest = non_rosetta_isolation(found, non_rosetta, tau)
+    return SimulationResult(len(found.pairs), _mean(found.isolation[found.pairs]), rest)
+
+
+def recover(
+    n_neurons: int, beta: float, n_inputs: int = 10_000, kappa: float = 1.0, gamma: float = 4.0, seed: int = 0,
+    *, sampler: str = "fast", background: str = "all", background_size: int = 64, interference_norm: float = 0.9,
+    noise_floor: float = 0.1, coordinates: str = "assigned",
+) -> Recovered:  # fmt: skip
+    """One simulated pair of models, matched by `mutual_nearest`.
+
+    Parameters
+    ----------
+    sampler : {"fast", "literal"}
+        Draw the scatter matrix of the activations (`scatter_correlation`), or every latent response
+        (`literal_correlation`). The same distribution.
+    background : {"all", "unassigned"}
+        A background set is drawn from all features but the target, or from those with s_r = 0.
+    background_size : int
+        Features in a background set; all there are, if there are fewer.
+    interference_norm : float
+        Norm of a neuron's background loadings. Only its square over `noise_floor` matters: eq. 65 scales the signal.
+    noise_floor : float
+        The variance sigma_inf^2, above 0.
+    coordinates : {"assigned", "all"}
+        Simulate the neurons with a target feature (the paper: "every feature with positive isolation"), or fill up to
+        min(N, A) with neurons that hold background only.
+    """
+    _check(n_neurons=n_neurons, n_inputs=n_inputs, seed=seed, sampler=sampler, background=background,
+           background_size=background_size, interference_norm=interference_norm, noise_floor=noise_floor,
+           coordinates=coordinates)  # fmt: skip
+    isolation = optimal_isolation(n_neurons, beta, kappa, gamma)
+    assigned = int((isolation > 0).sum())
+    width = assigned if coordinates == "assigned" else min(n_neurons, len(isolation))
+    rng = np.random.default_rng([seed, n_neurons, n_inputs, round(beta * 1e6)])
+    first = assigned if background == "unassigned" else 0
+    loadings = [
+        _loadings(isolation[:width], len(isolation), first, background_size, interference_norm, noise_floor, rng)
+        for _ in range(2)
+    ]
+    draw = scatter_correlation if sampler == "fast" else literal_correlation
+    corr = draw(*loadings, n_inputs, noise_floor, rng)
+    pairs = mutual_nearest(corr)
+    return Recovered(
+        isolation[:width], pairs.numpy(), corr[pairs[:, 0], pairs[:, 1]].numpy(), n_neurons, len(isolation)
+    )
+
+
+def _loadings(isolation, features, first, size, norm, noise_floor, rng) -> sparse.csr_array:
+    """W [n, A] of one model: neuron j holds feature j so that its ratio is isolation[j] (eq. 65), and its background."""
+    n = len(isolation)
+    others = features - max(first, 1)
+    size = min(size, others)
+    target = np.arange(n)[:, None]
+    columns = np.reshape([rng.choice(others, size, replace=False, shuffle=False) for _ in range(n)], (n, size))
+    columns = columns + first if first else columns + (columns >= target)  # every feature but the target
+    values = rng.standard_normal((n, size))
+    values *= norm / np.linalg.norm(values, axis=1, keepdims=True) if size else 1
+    signal = np.sqrt(isolation[:, None] * ((values**2).sum(1, keepdims=True) + noise_floor))
+    values, columns = np.hstack([signal, values]).ravel(), np.hstack([target, columns]).ravel().astype(np.int32)
+    return sparse.csr_array((values, columns, np.arange(n + 1) * (size + 1)), shape=(n, features))
+
+
+def literal_correlation(loadings_a, loadings_b, n_inputs: int, noise_floor: float, rng, cells: int = 2**25):
+    """Correlations [n_a, n_b] of activations made as the paper says: draw Z, standardize each feature, mix (eq. 64).
+
+    Z [M, A] is drawn some features at a time (at most `cells` numbers), all M inputs of each, so that standardizing is
+    exact and memory bounded. Features that no neuron holds change nothing and are not drawn.
+    """
+    mix = sparse.vstack([loadings_a, loadings_b]).tocsc().astype(np.float32)
+    h = rng.standard_normal((mix.shape[0], n_inputs), dtype=np.float32) * np.float32(np.sqrt(noise_floor))
+    held = np.flatnonzero(np.diff(mix.indptr))
+    for some in np.array_split(held, -(-len(held) * n_inputs // cells)):
+        z = rng.standard_normal((len(some), n_inputs), dtype=np.float32)
+        z -= z.mean(1, keepdims=True)
+        z /= z.std(1, keepdims=True)
+        h += mix[:, some] @ z
+    n = loadings_a.shape[0]
+    accumulator = PearsonAccumulator(n, len(h) - n)
+    accumulator.update(torch.from_numpy(h[:n]).T, torch.from_numpy(h[n:]).T)
+    return accumulator.correlation()
+
+
+def scatter_correlation(loadings_a, loadings_b, n_inputs: int, noise_floor: float, rng):
+    """The same correlations [n_a, n_b] from the scatter matrix of the activations, with no latent responses.
+
+    Over M inputs the centred targets Z and residuals E (background that is no neuron's target, and noise) are jointly
+    Gaussian, so their scatter matrix is Wishart with M - 1 degrees of freedom. Bartlett: it is (L T)(L T)^T with L the
+    Cholesky factor of the covariance and T lower trapezoidal, normal below a chi diagonal. The targets are then
+    standardized, exactly; of the other features, whose sample variances differ from 1 by about sqrt(2 / M) and
+    average out over a background set, the scale is left as drawn.
+    """
+    n = loadings_a.shape[0]
+    mix = sparse.vstack([loadings_a, loadings_b]).tocsc()
+    # A row's first entry is its target; a neuron without isolation holds a zero there and has no target.
+    targets = np.flatnonzero(loadings_a[np.arange(n), np.arange(n)] != 0)
+    rest = np.setdiff1d(np.flatnonzero(np.diff(mix.indptr)), targets)
+    t, width = len(targets), mix.shape[0]
+    covariance = (mix[:, rest] @ mix[:, rest].T).toarray().astype(np.float32)
+    covariance[np.diag_indices(width)] += np.float32(noise_floor)
+    factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
+    rank = min(t + width, n_inputs - 1)
+    bartlett = np.tril(rng.standard_normal((t + width, rank), dtype=np.float32), -1)
+    bartlett[np.arange(rank), np.arange(rank)] = np.sqrt(rng.chisquare(n_inputs - 1 - np.arange(rank)))
+    scale = np.sqrt(n_inputs) / np.linalg.norm(bartlett[:t], axis=1)
+    root = blas.strmm(1.0, factor, bartlett[t:], lower=1)
+    root += mix[:, targets].multiply(scale).tocsr().astype(np.float32) @ bartlett[:t]
+    root /= np.linalg.norm(root, axis=1, keepdims=True)
+    return torch.from_numpy(root[:n] @ root[n:].T)
+
+
+def non_rosetta_isolation(found: Recovered, reading: str = "coordinates", tau: float = 2.0) -> float:
+    """Mean isolation of the non-Rosetta population of a simulation (Figure 27c), as the text may be read.
+
+    ========================  ===================================  ==========================  =====================
+    reading                   whose isolation is summed            over how many               where the text has it
+    ========================  ===================================  ==========================  =====================
+    ``coordinates`` (default) assigned neurons left unmatched      N - R coordinates           D.7 with eq. 32
+    ``assigned``              assigned neurons left unmatched      themselves                  D.7, word for word
+    ``features``              assigned neurons left unmatched      A - R features              D.7 with eq. 31
+    ``below_tau``             neurons without a match of at least  N less those with one       eq. 32 with eq. 62
+                              tau / (1 + tau) in correlation
+    ``tail``                  features with s_r < tau              N - R_tau, no matching      eq. 32
+    ========================  ===================================  ==========================  =====================
+
+    Coordinates without a target feature have isolation 0. The mean of both models; ``assigned`` is NaN where every
+    neuron is matched.
+    """
+    _check(non_rosetta=reading, tau=tau)
+    s, n = found.isolation, found.n_neurons
+    if reading == "tail":
+        return float(s[s < tau].sum() / (n - (s >= tau).sum())) if (s < tau).any() else float("nan")
+    clear = found.correlation >= tau / (1 + tau) if reading == "below_tau" else np.ones(len(found.pairs), bool)
+    matched = found.pairs[clear]
+    left = float(np.mean([np.delete(s, matched[:, side]).sum() for side in (0, 1)]))
+    population = {"assigned": int((s > 0).sum()), "features": found.n_features}.get(reading, n)
+    return left / (population - len(matched)) if population > len(matched) else float("nan")
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(values.mean()) if values.size else float("nan")
+
+
+def grid(
+    sizes: Sequence[int], betas: Sequence[float], runs: int = 10, seed: int = 0, workers: int | None = None,
+    tau: float = 2.0, **choices,
+) -> pd.DataFrame:  # fmt: skip
+    """Every size with every beta, `runs` times: the data of Figure 27, in parallel on `workers` cores (all).
+
+    Returns
+    -------
+    DataFrame
+        A row a run: ``neurons, beta, run``, the choices given, ``assigned`` neurons, ``rosetta_count``,
+        ``same_feature`` (share of the pairs that hold one feature), ``rosetta_isolation`` and a column
+        ``non_rosetta_<reading>`` a reading.
+    """
+    _check(runs=runs, seed=seed, tau=tau)
+
+    def cell(job) -> dict:
+        n_neurons, beta, run = job
+        found = recover(n_neurons, beta, seed=seed + run, **choices)
+        return {
+            "neurons": n_neurons, "beta": float(beta), "run": run, **choices,
+            "assigned": int((found.isolation > 0).sum()), "rosetta_count": len(found.pairs),
+            "same_feature": _mean(found.pairs[:, 0] == found.pairs[:, 1]),
+            "rosetta_isolation": _mean(found.isolation[found.pairs]),
+            **{f"non_rosetta_{reading}": non_rosetta_isolation(found, reading, tau) for reading in READINGS},
+        }  # fmt: skip
+
+    # The largest first, so that no core ends alone with a large one; a core each, so that they do not get in each
+    # other's way.
+    jobs = sorted(product(sizes, betas, range(runs)), key=lambda job: (-(job[0] ** (1 / job[1])), job[2]))
+    workers = workers or os.cpu_count() or 1
+    with threadpool_limits(1), ThreadPoolExecutor(workers) as pool:
+        rows = list(tqdm(pool.map(cell, jobs), total=len(jobs), desc="simulations", leave=False))
+    return pd.DataFrame(rows).sort_values(["beta", "neurons", "run"], ignore_index=True)
+
+
+def slopes(table: pd.DataFrame, reading: str = "coordinates", by: Sequence[str] = ()) -> pd.DataFrame:
+    """Power laws through the means over runs, a row a beta and panel of Figure 27, beside what the theory says.
+
+    Returns
+    -------
+    DataFrame
+        ``panel`` ("a", "b", "c"), ``beta``, the columns of `by`, ``alpha, alpha_low, alpha_high`` (95%), ``r2``,
+        ``points`` (sizes fitted: those with a mean above 0), ``theory`` and ``error`` = alpha - theory.
+    """
+    keys = [*by, "beta"]
+    means = table.groupby([*keys, "neurons"], as_index=False).mean(numeric_only=True)
+    columns = {"a": "rosetta_count", "b": "rosetta_isolation", "c": f"non_rosetta_{reading}"}
+    parts = [fits(means, keys, column).assign(panel=panel) for panel, column in columns.items()]
+    result = pd.concat([part for part in parts if len(part)], ignore_index=True)
+    result["theory"] = [exponents(beta)[panel] for beta, panel in zip(result["beta"], result["panel"], strict=True)]
+    return result.assign(error=result["alpha"] - result["theory"])
+
+
+def one_at_a_time(variations: dict[str, Sequence], **grid_arguments) -> pd.DataFrame:
+    """The grid again for each value of each choice, all others as they are; columns ``choice, value`` in front."""
+    parts = []
+    for choice, values in variations.items():
+        for value in values:
+            part = grid(**{**grid_arguments, choice: value}).drop(columns=choice)
+            part.insert(0, "choice", choice)
+            part.insert(1, "value", str(value))
+            parts.append(part)
+    return pd.concat(parts, ignore_index=True)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What notebook 04 asks for, computed once and kept
+
+
+def kept_grid(study) -> pd.DataFrame:
+    """The grid of Figure 27 as a study's profile has it."""
+    arguments = _arguments(study.profile.theory, study.profile.theory.grid)
+    return keep(study.folder / "tables" / "theory_grid.parquet", arguments, lambda: grid(**arguments))
+
+
+def kept_variations(study, name: str) -> pd.DataFrame:
+    """``"robustness"`` (kappa, gamma and M, as D.7 reports it) or ``"sensitivity"`` (what the paper leaves open)."""
+    theory = study.profile.theory
+    arguments, variations = _arguments(theory, theory.varied), getattr(theory, name)
+    path = study.folder / "tables" / f"theory_{name}.parquet"
+    return keep(path, arguments | {"variations": variations}, lambda: one_at_a_time(variations, **arguments))
+
+
+def _arguments(theory, of) -> dict:
+    return {
+        "sizes": of.sizes, "betas": of.betas, "runs": of.runs, "seed": theory.seed, "tau": theory.tau,
+        "n_inputs": theory.inputs, "kappa": theory.kappa, "gamma": theory.gamma,
+    }  # fmt: skip
