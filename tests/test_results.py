@@ -8,7 +8,6 @@ import sys
 
 import pandas as pd
 import pytest
-
 from rosetta import results
 from rosetta.results import keep, write_json, write_whole
 
