@@ -8,8 +8,9 @@ import torch
 class PearsonAccumulator:
     """One pass over batches of activations; float32 products, float64 means and variances.
 
-    Every neuron is shifted and scaled by its mean and deviation in the first batch. Pearson's r does not change, and
-    neither a large mean nor a large scale can drown the products.
+    Every neuron is shifted and scaled by its mean and spread in the first batch; Pearson's r does not change. Each
+    batch is centred on its own mean and the means' differences are added as one product more (Chan et al., 1983), so
+    nothing large is ever subtracted: neither a mean, nor a scale, nor an outlier can drown the products.
 
     Parameters
     ----------
@@ -45,8 +46,11 @@ class PearsonAccumulator:
             )
         if not len(a):
             return
-        a, b = self.a.standardize(a), self.b.standardize(b)
+        a, moved_a = self.a.centre(a, self.positions)
+        b, moved_b = self.b.centre(b, self.positions)
         self.cross.addmm_(a.T, b)
+        if self.positions:
+            self.cross.addr_(moved_a, moved_b, alpha=_weight(self.positions, len(a)))
         self.positions += len(a)
 
     def correlation(self) -> torch.Tensor:
@@ -59,12 +63,7 @@ class PearsonAccumulator:
         """
         if self.positions < 2:
             raise ValueError(f"a correlation needs at least 2 positions; there are {self.positions}")
-        mean_a, deviation_a = self.a.summary(self.positions)
-        mean_b, deviation_b = self.b.summary(self.positions)
-        r = self.cross / self.positions
-        r.addr_(mean_a, mean_b, alpha=-1)
-        r.div_(deviation_a[:, None]).div_(deviation_b[None, :])
-        return r.clamp_(-1, 1)
+        return (self.cross / self.a.norm()[:, None]).div_(self.b.norm()[None, :]).clamp_(-1, 1)
 
     @property
     def dead(self) -> tuple[int, int]:
@@ -72,40 +71,47 @@ class PearsonAccumulator:
         return int((~self.a.changed).sum()), int((~self.b.changed).sum())
 
 
+def _weight(before: int, now: int) -> float:
+    """What the squared difference of two means counts for when their batches are joined."""
+    return before * now / (before + now)
+
+
 class _Moments:
-    """Shift, scale, sum and sum of squares of one side's neurons."""
+    """Shift, scale, mean and sum of squared deviations of one side's neurons."""
 
     def __init__(self, n: int, device):
         self.first = None
-        self.sum = torch.zeros(n, dtype=torch.float64, device=device)
+        self.mean = torch.zeros(n, dtype=torch.float64, device=device)
         self.squares = torch.zeros(n, dtype=torch.float64, device=device)
         self.changed = torch.zeros(n, dtype=torch.bool, device=device)
 
-    def standardize(self, x: torch.Tensor) -> torch.Tensor:
-        x = x.to(self.sum.device).float()
+    def centre(self, x: torch.Tensor, before: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """A batch less its own mean, and how far that lies from the mean of the `before` positions before it."""
+        x = x.to(self.mean.device).float()
         if self.first is None:
             self.first = x[0].clone()
             self.shift = x.mean(0, dtype=torch.float64).float()
-            deviation = (x - self.shift).square_().mean(0, dtype=torch.float64).sqrt().float()
-            self.scale = torch.where(deviation > 0, deviation, 1).reciprocal_()
+            spread = (x - self.shift).abs_().amax(0)
+            self.scale = torch.where(spread >= torch.finfo(spread.dtype).tiny, spread, 1).reciprocal_()
         # "Dead" must be exact: rounding gives a constant neuron a small variance, and noise for correlations.
         self.changed |= (x.amax(0) != self.first) | (x.amin(0) != self.first)
         x = (x - self.shift).mul_(self.scale)
-        total = x.sum(0)
-        if not torch.isfinite(total).all():
+        mean = x.mean(0)
+        if not torch.isfinite(mean).all():
             raise ValueError(
-                f"NaN or infinity in the activations of neuron {int((~torch.isfinite(total)).nonzero()[0])}"
+                f"NaN or infinity in the activations of neuron {int((~torch.isfinite(mean)).nonzero()[0])}"
             )
-        self.sum += total
-        self.squares += torch.linalg.vector_norm(x, dim=0).double().square_()
-        return x
+        x.sub_(mean)
+        moved = mean.double() - self.mean
+        self.mean += moved * (len(x) / (before + len(x)))
+        self.squares += torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_()
+        self.squares += moved.square() * _weight(before, len(x))
+        return x, moved.float()
 
-    def summary(self, positions: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation in shifted and scaled units, float32; NaN deviation for a dead neuron."""
-        mean = self.sum / positions
-        variance = (self.squares / positions - mean.square()).clamp_(min=0)
-        variance[~self.changed] = torch.nan
-        return mean.float(), variance.sqrt().float()
+    def norm(self) -> torch.Tensor:
+        """Root of the sum of squared deviations, in scaled units, float32; NaN for a dead neuron."""
+        defined = self.changed & (self.squares > 0)  # a change below what float32 can hold leaves no square
+        return torch.where(defined, self.squares, torch.nan).sqrt().float()
 
 
 def tiles(n_a: int, n_b: int, memory_bytes: int) -> Iterator[tuple[slice, slice]]:

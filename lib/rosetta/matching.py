@@ -111,6 +111,8 @@ def _exact(batches, k, layers, memory_bytes, device):
     for i, j in plan:
         accumulator = PearsonAccumulator(i.stop - i.start, j.stop - j.start, device)
         for a, b in batches:
+            if (a.shape[-1], b.shape[-1]) != (n_a, n_b):  # a tile's slice would hide it
+                raise ValueError(f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected {n_a} and {n_b} neurons")
             accumulator.update(a[:, i], b[:, j])
         positions = accumulator.positions
         if positions < 2:
