@@ -1,0 +1,113 @@
+"""What several test files share: texts, small tokenizers trained in memory, and untrained models of every family."""
+
+import bisect
+import heapq
+import inspect
+import json
+import string
+import textwrap
+
+import pytest
+import tokenizers
+import torch
+import transformers
+from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
+
+from rosetta import zoo
+from rosetta.activations import Reader
+from rosetta.corpora import Document, normalize
+
+MANY_SCRIPTS = normalize(
+    "Ångström naïve café: “quotes” — dashes… Größe, piñata, Łódź.\n"
+    "Привет, мир! Γειά σου Κόσμε. שלום עולם مرحبا بالعالم\n"
+    "漢字とかな交じり文。你好，世界！안녕하세요 세계\n"
+    "👩‍👩‍👧‍👦 🇫🇷 👍🏽 😀😃 ∑∫√ x² ≤ 10³ a\u0323\u0307 e\u0301\u0327\n"
+)
+FAMILIES = tuple(zoo.FAMILIES)
+BYTE_LEVEL = (*FAMILIES, "prefix space", "bytes only")
+
+
+def pytest_configure():
+    torch.set_num_threads(1)
+
+
+def texts() -> list[str]:
+    return [inspect.getsource(module) for module in (bisect, heapq, string, textwrap)] + [MANY_SCRIPTS]
+
+
+def as_documents(some: list[str]) -> list[Document]:
+    return [Document(text, "tests", "code", f"text {i}") for i, text in enumerate(some)]
+
+
+def byte_level_tokenizer(sample: list[str], vocabulary: int, add_prefix_space: bool = False):
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    bpe.train_from_iterator(sample, trainer)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe)
+
+
+def sentencepiece_tokenizer(sample: list[str]):
+    """▁ for a space, one before the text, and single bytes for characters outside the vocabulary (as Llama 2)."""
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    trainer = trainers.BpeTrainer(vocab_size=600, limit_alphabet=80, show_progress=False)
+    bpe.train_from_iterator(sample, trainer)
+    trained = json.loads(bpe.to_str())["model"]
+    vocabulary = {f"<0x{byte:02X}>": byte for byte in range(256)}
+    vocabulary |= {piece: 256 + i for piece, i in trained["vocab"].items()}
+    bpe.model = tokenizers.models.BPE(vocabulary, [tuple(pair) for pair in trained["merges"]], byte_fallback=True)
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe)
+
+
+def wordpiece_tokenizer(sample: list[str]):
+    """Lower-cases and drops accents (as BERT), so its tokens cannot spell the text."""
+    model = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    model.normalizer = normalizers.BertNormalizer(lowercase=True)
+    model.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    model.post_processor = processors.TemplateProcessing(single="[CLS] $A", special_tokens=[("[CLS]", 1)])
+    special = ["[UNK]", "[CLS]"]
+    model.train_from_iterator(
+        sample, trainers.WordPieceTrainer(vocab_size=500, special_tokens=special, show_progress=False)
+    )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=model, unk_token="[UNK]", cls_token="[CLS]", name_or_path="bert-like"
+    )
+
+
+@pytest.fixture(scope="session")
+def tokenizer_of():
+    """Every kind of tokenizer by its name; each family's is trained on other texts, so that they cut differently."""
+    sample = texts()
+    made = {
+        family: zoo.train_tokenizer(family, as_documents(sample[i:] + sample[: i - 1]))
+        for i, family in enumerate(FAMILIES)
+    }
+    made["prefix space"] = byte_level_tokenizer(sample[1:], 500, add_prefix_space=True)
+    made["bytes only"] = byte_level_tokenizer([], 256)
+    made["sentencepiece"] = sentencepiece_tokenizer(sample)
+    made["wordpiece"] = wordpiece_tokenizer(sample)
+    return made
+
+
+@pytest.fixture(scope="session")
+def documents():
+    return as_documents([*(text[:1500] for text in texts()), "", "x", " \n", "👍🏽"])
+
+
+@pytest.fixture(scope="session")
+def reader_of(tokenizer_of):
+    """An untrained model of each family with its tokenizer."""
+    return {family: Reader(family, untrained(family), tokenizer_of[family]) for family in FAMILIES}
+
+
+def untrained(family: str, seed: int = 0) -> torch.nn.Module:
+    model = zoo.untrained(f"{family}-32x2", seed).eval().requires_grad_(False)
+    noise = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        if parameter.ndim == 1:  # biases begin at zero and norms at one; a test would not miss them
+            parameter += 0.3 * torch.randn(parameter.shape, generator=noise)
+    return model

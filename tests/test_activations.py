@@ -1,0 +1,233 @@
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import FAMILIES, as_documents, untrained
+from scipy.special import erf, expit
+
+from rosetta.activations import AlignedBatches, BadActivations, NoMlpFound, Reader, capture, find_mlps
+from rosetta.alignment import pool, segments, token_byte_spans
+
+# ---------------------------------------------------------------------------------------------------------------------
+# m_t by hand
+
+
+def matrix(parameter):
+    return parameter.detach().double().numpy()
+
+
+def layer_norm(x, module):
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + module.eps)
+    return scaled * matrix(module.weight) + matrix(module.bias)
+
+
+def rms_norm(x, module, eps):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * matrix(module.weight)
+
+
+def gelu(x):
+    return x * 0.5 * (1 + erf(x / np.sqrt(2)))
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def pythia_m(block, x):
+    up = block.mlp.dense_h_to_4h
+    return gelu(layer_norm(x, block.post_attention_layernorm) @ matrix(up.weight).T + matrix(up.bias))
+
+
+def gpt2_m(block, x):
+    up = block.mlp.c_fc  # its weight is [inputs, outputs]
+    return gelu_tanh(layer_norm(x, block.ln_2) @ matrix(up.weight) + matrix(up.bias))
+
+
+def opt_m(block, x):
+    return np.maximum(layer_norm(x, block.final_layer_norm) @ matrix(block.fc1.weight).T + matrix(block.fc1.bias), 0)
+
+
+def qwen_m(block, x):
+    h = rms_norm(x, block.post_attention_layernorm, 1e-6)
+    gate = h @ matrix(block.mlp.gate_proj.weight).T
+    return gate * expit(gate) * (h @ matrix(block.mlp.up_proj.weight).T)
+
+
+BY_HAND = {  # the blocks, the norm that is the first thing on the way to the MLP, and the MLP up to its projection
+    "pythia": (lambda model: model.gpt_neox.layers, lambda block: block.post_attention_layernorm, pythia_m),
+    "gpt2": (lambda model: model.transformer.h, lambda block: block.ln_2, gpt2_m),
+    "opt": (lambda model: model.model.decoder.layers, lambda block: block.final_layer_norm, opt_m),
+    "qwen": (lambda model: model.model.layers, lambda block: block.post_attention_layernorm, qwen_m),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activations_are_those_of_a_forward_pass_by_hand(tokenizer_of, family):
+    model, tokenizer = untrained(family, seed=3), tokenizer_of[family]
+    blocks_of, norm_of, m_of = BY_HAND[family]
+    blocks = blocks_of(model)
+    entering = {}
+
+    def keep(layer):
+        return lambda _module, inputs: entering.__setitem__(layer, inputs[0].double().numpy())
+
+    for layer, block in enumerate(blocks):
+        norm_of(block).register_forward_pre_hook(keep(layer))
+    ids = tokenizer("def heap(queue):\n    return 12345, '漢'", add_special_tokens=False)["input_ids"]
+    prefix = [0] if family == "opt" else []
+    with torch.no_grad():
+        model(input_ids=torch.tensor([prefix + ids]))
+    expected = np.concatenate([m_of(block, entering[i].reshape(-1, 32)) for i, block in enumerate(blocks)], axis=1)
+    acts, starts = Reader("by hand", model, tokenizer).read([ids])
+    assert acts.shape == (len(ids), 2 * 128) and starts.tolist() == [0]
+    assert np.ptp(expected, axis=0).max() > 0.1
+    np.testing.assert_allclose(acts, expected[len(prefix) :], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_does_not_change_the_activations(reader_of, family):
+    reader = reader_of[family]
+    some = ["heap", "def bisect(a, x, lo=0, hi=None):\n", "x", "\n    return 1"]
+    sequences = [reader.tokenizer(text, add_special_tokens=False)["input_ids"] for text in some]
+    assert len({len(ids) for ids in sequences}) > 2
+    acts, starts = reader.read(sequences)
+    assert len(acts) == sum(map(len, sequences))
+    for ids, start in zip(sequences, starts, strict=True):
+        alone, _ = reader.read([ids])
+        np.testing.assert_allclose(acts[start : start + len(ids)], alone, atol=1e-5)
+
+
+def test_special_tokens_are_fed_and_left_out(reader_of):
+    reader = reader_of["opt"]
+    ids = reader.tokenizer("heap = []", add_special_tokens=False)["input_ids"]
+    with capture(reader.mlps) as seen, torch.no_grad():
+        reader.model(input_ids=torch.tensor([[0, *ids]]))
+        whole = torch.cat([seen[mlp.path].view(len(ids) + 1, -1) for mlp in reader.mlps], dim=1)
+        reader.model(input_ids=torch.tensor([ids]))
+        bare = torch.cat([seen[mlp.path].view(len(ids), -1) for mlp in reader.mlps], dim=1)
+    acts, _ = reader.read([ids])
+    assert acts.shape == (len(ids), 256)
+    np.testing.assert_allclose(acts, whole[1:], atol=1e-5)
+    assert (acts - bare).abs().max() > 0.01
+
+
+def test_hooks_are_gone_after_reading_even_after_an_error(reader_of):
+    reader = reader_of["gpt2"]
+    with pytest.raises(RuntimeError, match="stop"), capture(reader.mlps):
+        raise RuntimeError("stop")
+    assert not any(mlp.projection._forward_pre_hooks for mlp in reader.mlps)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_broken_weights_are_reported_with_the_model_and_the_layer(tokenizer_of, bad):
+    model = untrained("pythia")
+    model.gpt_neox.layers[1].mlp.dense_h_to_4h.bias[5] = bad
+    with pytest.raises(BadActivations, match="broken-pythia, layer 1"):
+        Reader("broken-pythia", model, tokenizer_of["pythia"]).read([[5, 6, 7]])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding the MLPs
+
+PROJECTION = {"pythia": "mlp.dense_4h_to_h", "gpt2": "mlp.c_proj", "opt": "fc2", "qwen": "mlp.down_proj"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_mlps_of_every_family_are_found_in_order(family):
+    mlps = find_mlps(untrained(family))
+    assert [mlp.neurons for mlp in mlps] == [128, 128]
+    assert all(mlp.path.endswith(f"{i}.{PROJECTION[family]}") for i, mlp in enumerate(mlps))
+
+
+def test_more_than_nine_layers_come_in_order_of_depth():
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=9, n_embd=8, n_layer=12, n_head=2, n_inner=20)
+    )
+    assert [int(mlp.path.split(".")[2]) for mlp in find_mlps(model)] == list(range(12))
+    assert {mlp.neurons for mlp in find_mlps(model)} == {20}
+
+
+def test_gate_and_up_in_one_layer_count_once(tokenizer_of):
+    config = transformers.Phi3Config(
+        vocab_size=2048, hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Phi3ForCausalLM(config).eval()
+    assert [mlp.neurons for mlp in find_mlps(model)] == [40, 40, 40]
+    ids = [5, 6, 7, 8]
+    entering = []
+    model.model.layers[2].mlp.register_forward_pre_hook(lambda _module, inputs: entering.append(inputs[0]))
+    acts, _ = Reader("phi", model, tokenizer_of["pythia"]).read([ids])
+    gate, up = np.split(matrix(entering[0][0]) @ matrix(model.model.layers[2].mlp.gate_up_proj.weight).T, 2, axis=1)
+    np.testing.assert_allclose(acts[:, 80:], gate * expit(gate) * up, atol=1e-6)
+
+
+def test_projections_around_the_decoder_are_no_mlps():
+    config = transformers.OPTConfig(
+        vocab_size=50, hidden_size=32, word_embed_proj_dim=16, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2,
+        do_layer_norm_before=False,
+    )  # fmt: skip
+    model = transformers.OPTForCausalLM(config)
+    assert model.model.decoder.project_out is not None
+    assert [(mlp.path[-12:], mlp.neurons) for mlp in find_mlps(model)] == [("layers.0.fc2", 64), ("layers.1.fc2", 64)]
+
+
+class AttentionOnly(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.ModuleDict({"query": torch.nn.Linear(8, 8)}) for _ in range(3)])
+
+
+def test_a_model_without_mlps_is_refused_by_its_class():
+    with pytest.raises(NoMlpFound, match=r"AttentionOnly.*'layers'.*query"):
+        find_mlps(AttentionOnly())
+    with pytest.raises(NoMlpFound, match="Linear"):
+        find_mlps(torch.nn.Linear(3, 4))
+
+
+def test_two_towers_of_the_same_depth_are_refused_until_one_is_passed():
+    both = torch.nn.ModuleDict({"text": untrained("gpt2"), "image": untrained("pythia")})
+    with pytest.raises(NoMlpFound, match=r"several towers of 2 blocks .*text.*image"):
+        find_mlps(both)
+    assert len(find_mlps(both["text"])) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Aligned batches
+
+
+@pytest.fixture(scope="module")
+def pieces(tokenizer_of, documents):
+    some = as_documents([document.text[:400] for document in documents[:4]]) + documents[4:]
+    return list(segments(some, tokenizer_of["opt"], tokenizer_of["qwen"], context=64, per_document=2))
+
+
+def slowly_aligned(reader, piece, ids):
+    """The activations of one segment, read alone and averaged over the tokens that overlap each canonical span."""
+    all_ids, spans = token_byte_spans(reader.tokenizer, piece.document.text)
+    inside = (spans[:, 0] >= piece.canonical[0, 0]) & (spans[:, 1] <= piece.canonical[-1, 1])
+    assert ids == np.array(all_ids)[inside].tolist()
+    return pool(reader.read([ids])[0], spans[inside], piece.canonical)
+
+
+@pytest.mark.parametrize("per_batch", [1, 3, 100])
+def test_aligned_batches_are_what_reading_and_pooling_each_segment_gives(reader_of, pieces, per_batch):
+    a, b = reader_of["opt"], reader_of["qwen"]
+    batches = list(AlignedBatches(a, b, pieces, sequences_per_batch=per_batch))
+    assert len(batches) == -(-len(pieces) // per_batch)
+    expected_a = torch.cat([slowly_aligned(a, piece, piece.ids_a) for piece in pieces])
+    expected_b = torch.cat([slowly_aligned(b, piece, piece.ids_b) for piece in pieces])
+    assert len(expected_a) == sum(len(piece.canonical) for piece in pieces)
+    np.testing.assert_allclose(torch.cat([x for x, _ in batches]), expected_a, atol=1e-5)
+    np.testing.assert_allclose(torch.cat([y for _, y in batches]), expected_b, atol=1e-5)
+
+
+def test_aligned_batches_may_be_gone_through_twice(reader_of, pieces):
+    batches = AlignedBatches(reader_of["opt"], reader_of["qwen"], pieces, sequences_per_batch=4)
+    assert batches.names == ("opt", "qwen") and batches.layers == ([128, 128], [128, 128])
+    first, second = list(batches), list(batches)
+    assert len(first) == len(second) > 1
+    for (a, b), (again_a, again_b) in zip(first, second, strict=True):
+        assert torch.equal(a, again_a) and torch.equal(b, again_b)
