@@ -4,6 +4,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from rosetta import profiles
 from rosetta.models import ROOT
 from rosetta.profiles import Profile, ProfileError

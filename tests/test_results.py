@@ -8,6 +8,7 @@ import sys
 
 import pandas as pd
 import pytest
+
 from rosetta import results
 from rosetta.results import keep, write_json, write_whole
 
