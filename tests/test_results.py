@@ -62,10 +62,17 @@ def test_other_parameters_make_it_again_and_are_named(tmp_path, caplog, other):
     assert keep(path, other, make) == 2 and make.times == 1 and not caplog.text
 
 
-def test_a_new_generation_of_the_library_makes_everything_again(tmp_path, monkeypatch):
-    keep(tmp_path / "r.json", {}, Maker(1))
-    monkeypatch.setattr(results, "GENERATION", results.GENERATION + 1)
-    assert keep(tmp_path / "r.json", {}, Maker(2)) == 2
+def test_a_change_of_the_library_changes_its_digest_and_a_comment_does_not(tmp_path, monkeypatch):
+    monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
+
+    def digest(one, other="y = 1\n"):
+        (tmp_path / "one.py").write_text(one)
+        (tmp_path / "other.py").write_text(other)
+        return results.code_digest("one", "other")
+
+    before = digest("x = [1, 2]\n")
+    assert digest("# Why.\nx = [\n    1,\n    2,  # two\n]\n") == before
+    assert len({before, digest("x = [1, 3]\n"), digest("x = [1, 2]\n", "y = 2\n")}) == 3
 
 
 def truncate(path):
