@@ -392,8 +392,8 @@ def scatter_correlation(loadings_a, loadings_b, n_inputs: int, noise_floor: floa
     """The same correlations [n_a, n_b] from the scatter matrix of the activations, with no latent responses.
 
     Over M inputs the centred targets Z and residuals E (background that is no neuron's target, and noise) are jointly
-    Gaussian, so their scatter matrix is Wishart with M - 1 degrees of freedom. Bartlett: it is (L T)(L T)^T with L the
-    Cholesky factor of the covariance and T lower trapezoidal, normal below a chi diagonal. The targets are then
+    Gaussian, so their scatter matrix is Wishart with M - 1 degrees of freedom: (L T)(L T)^T with L the Cholesky factor
+    of their covariance and T as Bartlett's decomposition has it (`bartlett`). The targets are then
     standardized, exactly; of the other features, whose sample variances differ from 1 by about sqrt(2 / M) and
     average out over a background set, the scale is left as drawn.
     """
@@ -406,14 +406,23 @@ def scatter_correlation(loadings_a, loadings_b, n_inputs: int, noise_floor: floa
     covariance = (mix[:, rest] @ mix[:, rest].T).toarray().astype(np.float32)
     covariance[np.diag_indices(width)] += np.float32(noise_floor)
     factor = cholesky(covariance, lower=True, overwrite_a=True, check_finite=False)
-    rank = min(t + width, n_inputs - 1)
-    bartlett = np.tril(rng.standard_normal((t + width, rank), dtype=np.float32), -1)
-    bartlett[np.arange(rank), np.arange(rank)] = np.sqrt(rng.chisquare(n_inputs - 1 - np.arange(rank)))
-    scale = np.sqrt(n_inputs) / np.linalg.norm(bartlett[:t], axis=1)
-    root = blas.strmm(1.0, factor, bartlett[t:], lower=1)
-    root += mix[:, targets].multiply(scale).tocsr().astype(np.float32) @ bartlett[:t]
+    triangle = bartlett(t + width, n_inputs - 1, rng)
+    scale = np.sqrt(n_inputs) / np.linalg.norm(triangle[:t], axis=1)
+    root = blas.strmm(1.0, factor, triangle[t:], lower=1)
+    root += mix[:, targets].multiply(scale).tocsr().astype(np.float32) @ triangle[:t]
     root /= np.linalg.norm(root, axis=1, keepdims=True)
     return torch.from_numpy(root[:n] @ root[n:].T)
+
+
+def bartlett(rows: int, freedom: int, rng: np.random.Generator) -> np.ndarray:
+    """T, float32 [rows, min(rows, freedom)], such that T T^T is Wishart of the identity: G G^T, G normal [rows, freedom].
+
+    Lower trapezoidal: standard normal below a diagonal of chi, its degrees falling from `freedom` by one a row.
+    """
+    rank = min(rows, freedom)
+    triangle = np.tril(rng.standard_normal((rows, rank), dtype=np.float32), -1)
+    triangle[np.arange(rank), np.arange(rank)] = np.sqrt(rng.chisquare(freedom - np.arange(rank)))
+    return triangle
 
 
 def non_rosetta_isolation(found: Recovered, reading: str = "coordinates", tau: float = 2.0) -> float:
@@ -517,10 +526,11 @@ def one_at_a_time(variations: dict[str, Sequence], **grid_arguments) -> pd.DataF
 # What notebook 04 asks for, computed once and kept
 
 
-def kept_grid(study) -> pd.DataFrame:
-    """The grid of Figure 27 as a study's profile has it."""
-    arguments = _arguments(study.profile.theory, study.profile.theory.grid)
-    return keep(study.folder / "tables" / "theory_grid.parquet", arguments, lambda: grid(**arguments))
+def kept_grid(study, background: str = "all") -> pd.DataFrame:
+    """The grid of Figure 27 as a study's profile has it, with either kind of background set (`recover`)."""
+    arguments = _arguments(study.profile.theory, study.profile.theory.grid) | {"background": background}
+    path = study.folder / "tables" / f"theory_grid.{background}.parquet"
+    return keep(path, arguments, lambda: grid(**arguments))
 
 
 def kept_variations(study, name: str) -> pd.DataFrame:
