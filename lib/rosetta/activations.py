@@ -7,6 +7,7 @@ reads its input. Nothing here knows the name of a model family.
 import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -189,7 +190,7 @@ class Reader:
         return acts, np.cumsum(lengths) - lengths
 
     def _check(self, acts: torch.Tensor) -> None:
-        if torch.isfinite(acts.sum(dtype=torch.float64)):
+        if torch.isfinite(acts.sum()):
             return
         for layer, part in enumerate(acts.split(self.layers, dim=1)):
             if not torch.isfinite(part).all():
@@ -226,13 +227,8 @@ class AlignedBatches:
         self.names, self.layers = (a.name, b.name), (a.layers, b.layers)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        some = []
-        for piece in self.pieces:
-            some.append(piece)
-            if len(some) == self.sequences_per_batch:
-                yield self.aligned(some)
-                some = []
-        if some:
+        pieces = iter(self.pieces)
+        while some := list(islice(pieces, self.sequences_per_batch)):
             yield self.aligned(some)
 
     def aligned(self, some: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -241,6 +237,46 @@ class AlignedBatches:
             _pooled(self.a, [s.ids_a for s in some], [s.tokens_a for s in some]),
             _pooled(self.b, [s.ids_b for s in some], [s.tokens_b for s in some]),
         )
+
+
+class Example(NamedTuple):
+    """A segment on which a pair of neurons fires, with both neurons' activations on its canonical spans."""
+
+    score: float
+    segment: Segment
+    a: np.ndarray
+    b: np.ndarray
+
+
+def strongest_segments(batches: AlignedBatches, pairs: list[tuple[int, int]], n: int = 3) -> list[list[Example]]:
+    """For each pair of neurons the n segments on which both fire most: by the product of the two peaks.
+
+    Parameters
+    ----------
+    batches : AlignedBatches
+    pairs : list of (int, int)
+        Neurons of A and of B, numbered through all layers.
+    n : int
+
+    Returns
+    -------
+    list of lists of Example
+        Strongest first.
+    """
+    best: list[list[Example]] = [[] for _ in pairs]
+    columns_a, columns_b = (list(column) for column in zip(*pairs, strict=True))
+    pieces = iter(batches.pieces)
+    while some := list(islice(pieces, batches.sequences_per_batch)):
+        a, b = batches.aligned(some)
+        sizes = [len(segment.canonical) for segment in some]
+        parts_a, parts_b = (x.float().cpu().split(sizes) for x in (a[:, columns_a], b[:, columns_b]))
+        for segment, part_a, part_b in zip(some, parts_a, parts_b, strict=True):
+            scores = (part_a.amax(0).clamp(min=0) * part_b.amax(0).clamp(min=0)).tolist()
+            for i, score in enumerate(scores):
+                if len(best[i]) < n or score > best[i][-1].score:
+                    best[i].append(Example(score, segment, part_a[:, i].numpy(), part_b[:, i].numpy()))
+                    best[i] = sorted(best[i], key=lambda example: -example.score)[:n]
+    return best
 
 
 def _pooled(reader: Reader, sequences: list[list[int]], tokens: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:

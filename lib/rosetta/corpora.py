@@ -15,12 +15,13 @@ import random
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 
-from rosetta.results import keep, write_json
+from rosetta.results import code_digest, keep, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -131,7 +132,11 @@ def environment(split: str = "heldout", keep_in: Path | None = None) -> list[Doc
     if keep_in is None:
         return _read_environment(split)
     path = Path(keep_in) / f"environment-{split}.parquet"
-    frame = keep(path, {"distributions": distributions()}, lambda: pd.DataFrame(_read_environment(split)))
+    frame = keep(
+        path,
+        {"distributions": distributions(), "code": code_digest("corpora")},
+        lambda: pd.DataFrame(_read_environment(split)),
+    )
     return [Document(*row) for row in frame.itertuples(index=False)]
 
 
@@ -146,6 +151,7 @@ def _read_environment(split: str) -> list[Document]:
     return documents
 
 
+@cache
 def distributions() -> dict[str, str | None]:
     """The distributions that the environment corpus reads and their versions here; None for one that is missing."""
     versions = {}

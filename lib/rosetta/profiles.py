@@ -65,6 +65,7 @@ class Profile(NamedTuple):
     """A checked profile."""
 
     name: str
+    path: str
     models: dict[str, ModelSpec]
     corpus: dict[str, Any]
     curves: dict[str, tuple[tuple[str, ...], ...]]
@@ -87,6 +88,23 @@ class Profile(NamedTuple):
     def pairs(self) -> list[tuple[str, str]]:
         """All pairs to match, in the order of the curves."""
         return list(dict.fromkeys(p for points in self.curves.values() for p in points if len(p) == 2))
+
+    @property
+    def example(self) -> tuple[str, str]:
+        """The pair that stands for all where one is shown: the token sweep's, as in Figure 33."""
+        return self.token_sweep.pair
+
+    def point(self, name: str) -> tuple[str, ...]:
+        """A point by the names of its models, joined by ``+``; the example pair for an empty name."""
+        if not name:
+            return self.example
+        point = tuple(part.strip() for part in name.split("+"))
+        known = [p for points in self.curves.values() for p in points]
+        if point not in known:
+            raise ProfileError(
+                f"profile {self.name} has no point {name!r}; it has {', '.join('+'.join(p) for p in known)}"
+            )
+        return point
 
     def pairs_of(self, point: tuple[str, ...]) -> list[tuple[str, str]]:
         """The matched pairs that a point rests on: itself, or those among its models."""
@@ -239,6 +257,7 @@ def check(content: Any, path: str | Path) -> Profile:
         raise ProfileError(f"{path}: k_curve is {content['k_curve']!r}; allowed are the curves {', '.join(curves)}")
     profile = Profile(
         name=Path(path).stem,
+        path=str(path),
         **{k: v for k, v in content.items() if k not in ("models", "curves", "k", "nulls", "token_sweep", "theory")},
         models=models,
         curves=curves,

@@ -4,6 +4,7 @@ A result is a file; next to ``counts.json`` lies ``counts.json.made-with.json``,
 file's SHA-256. A result is used again only if both still agree; otherwise it is named in a message and made again.
 """
 
+import ast
 import errno
 import hashlib
 import json
@@ -16,9 +17,6 @@ from typing import Any
 import pandas as pd
 
 logger = logging.getLogger(__name__)
-
-#: Raised by hand when a change of the library makes older results wrong.
-GENERATION = 1
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -52,6 +50,23 @@ def write_json(path: Path, content: Any) -> None:
     write_whole(path, lambda temporary: temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8"))
 
 
+def write_table(table: pd.DataFrame, path: Path) -> None:
+    """Write a table as CSV for people and other programs, whole or not at all."""
+    write_whole(path, lambda temporary: table.to_csv(temporary, index=False))
+
+
+def code_digest(*modules: str) -> str:
+    """What tells this version of some of the library's modules from another, comments and layout aside.
+
+    Part of the parameters of whatever those modules compute, so that no change of theirs leaves a stale result in use.
+    """
+    digest = hashlib.sha256()
+    for module in modules:
+        source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
+        digest.update(ast.dump(ast.parse(source)).encode())
+    return digest.hexdigest()[:16]
+
+
 def keep(path: Path, parameters: dict, make: Callable[[], Any]) -> Any:
     """The result at `path`, made only if it is not there already, made with these very parameters.
 
@@ -70,7 +85,7 @@ def keep(path: Path, parameters: dict, make: Callable[[], Any]) -> Any:
         As read back from the file, so a first and a second run go on with the same thing.
     """
     path = Path(path)
-    parameters = json.loads(json.dumps({"generation": GENERATION, **parameters}))
+    parameters = json.loads(json.dumps(parameters))
     reason = why_stale(path, parameters)
     if reason:
         if path.exists():

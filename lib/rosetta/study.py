@@ -16,13 +16,13 @@ import torch
 from tqdm.auto import tqdm
 
 from rosetta import corpora, models, nulls, scaling
-from rosetta.activations import AlignedBatches, Reader
+from rosetta.activations import AlignedBatches, Example, Reader, strongest_segments
 from rosetta.alignment import Segment, segments
 from rosetta.correlation import PearsonAccumulator
 from rosetta.matching import collapse, match_batches, mutual_nearest, top_k
 from rosetta.profiles import Profile
 from rosetta.profiles import load as load_profile
-from rosetta.results import keep
+from rosetta.results import code_digest, keep
 
 logger = logging.getLogger(__name__)
 
@@ -126,14 +126,25 @@ class Study:
         elif corpus["kind"] == "files":
             corpus["files"] = [[str(f), Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in corpus["paths"]]
         return {
+            "code": code_digest("alignment", "activations", "correlation", "matching", "nulls", "models"),
             "models": {name: models.fingerprint(p.models[name]) for name in pair},
             "corpus": corpus, "tokens": p.tokens, "context": p.context, "excerpt_characters": p.excerpt_characters,
             "segments_per_document": p.segments_per_document, "seed": p.seed, "dtype": p.dtype,
         }  # fmt: skip
 
-    def threshold(self, pair: tuple[str, str], k: int = 1) -> float:
-        """The correlation above which a pair counts as more than the permuted null gives."""
-        return nulls.threshold([top_k(t, k) for t in self.permuted_matches(pair)], self.profile.nulls.quantile)
+    def examples(self, pair: tuple[str, str], matches: pd.DataFrame, n: int = 3) -> list[pd.DataFrame]:
+        """The texts on which matched neurons fire most, one table for each row of `matches` (Figure 2).
+
+        Each table has one row a canonical span: ``example`` (0 is the strongest), ``text``, and a column of activations
+        for each of the two neurons.
+        """
+        batches = self.batches(pair)
+        starts = [[sum(layers[:i]) for i in range(len(layers))] for layers in batches.layers]
+        pairs = [(starts[0][m.layer_a] + m.unit_a, starts[1][m.layer_b] + m.unit_b) for m in matches.itertuples()]
+        return [
+            _as_table(found, f"{m.model_a} L{m.layer_a}/U{m.unit_a}", f"{m.model_b} L{m.layer_b}/U{m.unit_b}")
+            for m, found in zip(matches.itertuples(), strongest_segments(batches, pairs, n), strict=True)
+        ]
 
     # -----------------------------------------------------------------------------------------------------------------
     # Counts
@@ -141,33 +152,36 @@ class Study:
     def point(self, point: tuple[str, ...], k: int = 1) -> dict:
         """One point of a curve: its size and its counts, raw and calibrated, beside both nulls'.
 
-        For two models a count is of pairs; for more, of the anchor's neurons matched in every pair.
+        For two models a count is of pairs; for more, of the anchor's neurons matched in every pair. ``raw`` is the
+        paper's count, ``calibrated`` that of pairs above the permuted null, ``strict`` that of pairs above both nulls.
         """
-        pairs, profile = self.profile.pairs_of(point), self.profile
-        tables = [top_k(self.matches(pair), k) for pair in pairs]
-        above = [self.threshold(pair, k) for pair in pairs]
-        anchor = profile.anchor(point)
+        pairs, quantile = self.profile.pairs_of(point), self.profile.nulls.quantile
+        trained = [top_k(self.matches(pair), k) for pair in pairs]
+        permuted = [[top_k(table, k) for table in self.permuted_matches(pair)] for pair in pairs]
+        untrained = [[top_k(table, k) for table in self.untrained_matches(pair)] for pair in pairs]
+        above = [nulls.threshold(tables, quantile) for tables in permuted]
+        above_both = [max(r, nulls.threshold(tables, quantile)) for r, tables in zip(above, untrained, strict=True)]
+        anchor = self.profile.anchor(point)
 
-        def count(tables) -> int:
+        def count(tables, thresholds=None) -> int:
+            tables = list(tables)
+            if thresholds:
+                tables = [nulls.calibrated(table, r) for table, r in zip(tables, thresholds, strict=True)]
             return len(tables[0]) if len(tables) == 1 else len(collapse(tables, anchor))
 
-        def of_null(tables_of_pairs) -> nulls.Interval:
-            return nulls.mean_ci95(
-                [count([top_k(t, k) for t in seeds]) for seeds in zip(*tables_of_pairs, strict=True)]
-            )
-
-        permuted = of_null([self.permuted_matches(pair) for pair in pairs])
-        untrained = of_null([self.untrained_matches(pair) for pair in pairs])
+        of_permuted = nulls.mean_ci95([count(tables) for tables in zip(*permuted, strict=True)])
+        of_untrained = nulls.mean_ci95([count(tables) for tables in zip(*untrained, strict=True)])
         return {
-            "models": " + ".join(point), "anchor": anchor, "neurons": profile.neurons(point), "k": k,
-            "raw": count(tables),
-            "calibrated": count([nulls.calibrated(t, above) for t, above in zip(tables, above, strict=True)]),
-            "threshold": max(above),
-            "mean_correlation": sum(t.correlation.mean() for t in tables) / len(tables),
-            "positions": tables[0].attrs["positions"],
-            "dead": sum(tables[0].attrs[f"dead_{side}"] for side in "ab") if len(point) == 2 else None,
-            **{f"permuted_{key}": value for key, value in permuted._asdict().items()},
-            **{f"untrained_{key}": value for key, value in untrained._asdict().items()},
+            "models": " + ".join(point), "anchor": anchor, "neurons": self.profile.neurons(point), "k": k,
+            "raw": count(trained), "calibrated": count(trained, above), "strict": count(trained, above_both),
+            "threshold": max(above), "strict_threshold": max(above_both),
+            "mean_correlation": float(sum(table.correlation.mean() for table in trained) / len(trained)),
+            "positions": trained[0].attrs["positions"], "dead": {
+                name: int(table.attrs[f"dead_{side}"])
+                for pair, table in zip(pairs, trained, strict=True) for side, name in zip("ab", pair, strict=True)
+            },
+            **{f"permuted_{key}": float(value) for key, value in of_permuted._asdict().items()},
+            **{f"untrained_{key}": float(value) for key, value in of_untrained._asdict().items()},
         }  # fmt: skip
 
     def points(self, k: int = 1) -> pd.DataFrame:
@@ -179,15 +193,39 @@ class Study:
         ]
         return pd.DataFrame(rows)
 
+    def best_pairs(self, pair: tuple[str, str], n: int = 10) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+        """The n matched pairs of highest correlation with the spans on which both neurons peak, and their examples."""
+        best = top_k(self.matches(pair), 1).head(n)
+        examples = self.examples(pair, best)
+        rows = []
+        for match, table in zip(best.itertuples(), examples, strict=True):
+            neurons = table.columns[2:]
+            peaks = [group["text"][group[neurons[0]].idxmax()] for _, group in table.groupby("example")]
+            rows.append(
+                {"A": neurons[0], "B": neurons[1], "r": match.correlation, "peaks on": "  ".join(map(repr, peaks))}
+            )
+        return pd.DataFrame(rows), examples
+
     def fits(self, points: pd.DataFrame) -> pd.DataFrame:
-        """A power law for each curve, by the raw and by the calibrated count."""
-        by_count = {count: scaling.fits(points, ["curve"], count) for count in ("raw", "calibrated")}
-        return pd.concat([table.assign(count=count) for count, table in by_count.items()], ignore_index=True)
+        """A power law for each curve, by each of the three counts."""
+        tables = [
+            scaling.fits(points, ["curve"], count).assign(count=count) for count in ("raw", "calibrated", "strict")
+        ]
+        return pd.concat(tables, ignore_index=True)
 
     def k_points(self) -> pd.DataFrame:
         """The points of one curve for every k of the profile (Figure 25)."""
         points = self.profile.curves[self.profile.k_curve]
         return pd.DataFrame([self.point(point, k) for k in self.profile.k for point in points])
+
+    def predictions(self, points: pd.DataFrame, count: str = "raw") -> pd.DataFrame:
+        """The largest point of each curve of four or more, predicted from the others (`scaling.leave_largest_out`)."""
+        rows = [
+            {"curve": curve, **scaling.leave_largest_out(group["neurons"], group[count])._asdict()}
+            for curve, group in points.groupby("curve", sort=False)
+            if len(group) >= 4 and (group[count] > 0).all()
+        ]
+        return pd.DataFrame(rows, columns=["curve", *scaling.Prediction._fields])
 
     def token_sweep(self) -> pd.DataFrame:
         """Matches of one pair over growing numbers of tokens (Figure 33), in one pass.
@@ -222,6 +260,15 @@ class Study:
         if len(rows) < len(budgets) and accumulator.positions > (rows[-1]["positions"] if rows else 1):
             rows.append(_sweep_row(tokens, accumulator, before)[0])
         return pd.DataFrame(rows)
+
+
+def _as_table(examples: list[Example], name_a: str, name_b: str) -> pd.DataFrame:
+    tables = []
+    for number, example in enumerate(examples):
+        data = example.segment.document.text.encode()
+        texts = [data[start:end].decode(errors="replace") for start, end in example.segment.canonical]
+        tables.append(pd.DataFrame({"example": number, "text": texts, name_a: example.a, name_b: example.b}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _sweep_row(tokens: int, accumulator: PearsonAccumulator, before: set | None) -> tuple[dict, set]:

@@ -1,0 +1,57 @@
+# Two commands matter: `make reproduce` and `make test`. Both build the environment first if it is not there.
+PROFILE ?= micro
+CORES   ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
+PYTHON  ?= python3
+BIN     := .venv/bin
+
+export TOKENIZERS_PARALLELISM = true
+export HF_HUB_DISABLE_TELEMETRY = 1
+export PYTHONUNBUFFERED = 1
+
+.PHONY: env reproduce figures test lab lint format zoo bench pins clean
+
+# uv, from the machine or into a private environment of its own.
+UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
+
+.uv/bin/uv:
+	$(PYTHON) -m venv .uv
+	.uv/bin/pip install --quiet uv
+
+.venv/.complete: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
+	$(UV) sync --locked --python $(PYTHON) --all-groups
+	@touch $@
+
+env: .venv/.complete  ## build .venv from uv.lock
+
+reproduce: env  ## all notebooks on one profile (PROFILE=micro), then the fitted exponents
+	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) --nolock --rerun-incomplete --quiet rules
+	@$(BIN)/python -m rosetta.report $(PROFILE)
+
+figures: reproduce  ## copy the profile's figures to figures/, which the README shows
+	mkdir -p figures && cp results/$(PROFILE)/figures/*.png figures/
+
+test: env  ## every test, the notebooks on the smoke profile included
+	$(BIN)/python -m pytest
+
+lab: env  ## JupyterLab on the notebooks
+	$(BIN)/jupyter lab --notebook-dir .
+
+lint: env  ## ruff on the library, the tests and the notebooks; no outputs in a notebook
+	$(BIN)/ruff format --check . && $(BIN)/ruff check .
+	$(BIN)/nbstripout --verify notebooks/*.ipynb
+
+format: env
+	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
+	$(BIN)/nbstripout notebooks/*.ipynb
+
+zoo: env  ## train the embedded models again (hours; resumes where it was stopped)
+	OMP_NUM_THREADS=1 $(BIN)/python -m rosetta.zoo --jobs $(CORES)
+
+bench: env  ## speed and memory of every stage, for the largest pair of the zoo
+	$(BIN)/python benchmarks/pipeline.py
+
+pins: env  ## write requirements.txt again after a change of uv.lock
+	$(UV) export --quiet --locked --no-hashes --no-header --no-annotate --no-emit-project --all-groups --output-file requirements.txt
+
+clean:
+	rm -rf .venv .uv results .snakemake

@@ -1,0 +1,73 @@
+"""One papermill run per notebook, and one run of 02_matching per point of the curves (Table 2).
+
+    snakemake -n                                    what would run, micro profile
+    snakemake --cores 2 --config profile=small      pairs side by side
+"""
+
+import os
+import sys
+
+sys.path.insert(0, "lib")
+from rosetta.profiles import load
+
+PROFILE = config.get("profile", "micro")
+RESULTS = config.get("results", "results")
+STUDY = load(PROFILE)
+OUT = f"{RESULTS}/{STUDY.name}"
+POINTS = {"+".join(point): point for points in STUDY.curves.values() for point in points}
+PAPERMILL = (
+    "OMP_NUM_THREADS={threads} {sys.executable} -m papermill {input.notebook} {output} --cwd notebooks "
+    "--no-progress-bar --log-level WARNING -p profile {PROFILE} -p results {RESULTS}"
+)
+
+
+wildcard_constraints:
+    point="[^/]+",
+
+
+rule all:
+    input:
+        f"{OUT}/notebooks/01_alignment.ipynb",
+        expand(f"{OUT}/notebooks/02_matching/{{point}}.ipynb", point=POINTS),
+        f"{OUT}/notebooks/03_scaling.ipynb",
+
+
+def pairs_first(wildcards):
+    """A point of three models reads the matches of its pairs, so theirs run before it."""
+    point = POINTS[wildcards.point]
+    pairs = ["+".join(pair) for pair in STUDY.pairs_of(point) if pair != point]
+    return [f"{OUT}/notebooks/02_matching/{pair}.ipynb" for pair in pairs]
+
+
+rule alignment:
+    input:
+        notebook="notebooks/01_alignment.ipynb",
+        profile=STUDY.path,
+    output:
+        f"{OUT}/notebooks/01_alignment.ipynb",
+    priority: 10
+    shell:
+        PAPERMILL
+
+
+rule matching:
+    input:
+        pairs_first,
+        notebook="notebooks/02_matching.ipynb",
+        profile=STUDY.path,
+    output:
+        f"{OUT}/notebooks/02_matching/{{point}}.ipynb",
+    shell:
+        PAPERMILL + " -p point '{wildcards.point}'"
+
+
+rule scaling:
+    input:
+        expand(f"{OUT}/notebooks/02_matching/{{point}}.ipynb", point=POINTS),
+        notebook="notebooks/03_scaling.ipynb",
+        profile=STUDY.path,
+    output:
+        f"{OUT}/notebooks/03_scaling.ipynb",
+    threads: workflow.cores
+    shell:
+        PAPERMILL
