@@ -5,7 +5,10 @@ import heapq
 import inspect
 import json
 import string
+import subprocess
+import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 import tokenizers
@@ -16,6 +19,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors, traine
 from rosetta import zoo
 from rosetta.activations import Reader
 from rosetta.corpora import Document, normalize
+from rosetta.models import ROOT
 
 MANY_SCRIPTS = normalize(
     "Ångström naïve café: “quotes” — dashes… Größe, piñata, Łódź.\n"
@@ -111,3 +115,32 @@ def untrained(family: str, seed: int = 0) -> torch.nn.Module:
         if parameter.ndim == 1:  # biases begin at zero and norms at one; a test would not miss them
             parameter += 0.3 * torch.randn(parameter.shape, generator=noise)
     return model
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The batch
+
+
+def snakemake(results: Path, *arguments: str, **options):
+    """Start the batch on the smoke profile, as `make reproduce` does, in a process group of its own."""
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", "--rerun-incomplete", "--quiet", "rules"]
+    command += [*arguments, "--config", "profile=smoke", f"results={results}"]
+    return subprocess.Popen(
+        command,
+        cwd=ROOT,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        **options,
+    )
+
+
+@pytest.fixture(scope="session")
+def smoke_run(tmp_path_factory) -> Path:
+    """The whole smoke profile, run once: the folder of its results."""
+    results = tmp_path_factory.mktemp("results")
+    process = snakemake(results)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return results / "smoke"

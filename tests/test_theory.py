@@ -218,6 +218,19 @@ def test_simulated_neurons_of_one_feature_correlate_by_the_law(sampler):
     assert (np.abs(mean - np.arctanh(law) - law / (2 * inputs)) < 3 * error).all()
 
 
+@pytest.mark.parametrize("sampler", ["fast", "literal"])
+def test_standardized_targets_narrow_the_spread_of_the_correlations(sampler):
+    # With s = 1 and no background r = S / (S + noise) at S = Var(z). Sampling gives r the variance (1 - r^2)^2 / M; of it
+    # (dr/dS)^2 Var(S) = (1/4)^2 2 / M comes from z itself, and standardizing z takes that part away.
+    inputs, values = 400, []
+    w = theory._loadings(np.ones(40), 40, 0, 0, 0.9, 0.1, np.random.default_rng(0))
+    for seed in range(75):
+        draw = {"fast": theory.scatter_correlation, "literal": theory.literal_correlation}[sampler]
+        values.extend(np.diagonal(draw(w, w, inputs, 0.1, np.random.default_rng([seed, len(sampler)]))))
+    expected = (0.75**2 - 2 / 16) / inputs
+    assert abs(np.var(values) / expected - 1) < 3 * math.sqrt(2 / len(values)) + 5 / inputs
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # The simulation
 

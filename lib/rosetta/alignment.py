@@ -290,14 +290,16 @@ def _cut(document, ids_a, spans_a, ids_b, spans_b, room_a, room_b, per_document)
     first_b, last_b = overlapping_tokens(spans_b, canonical)
     start = given = 0
     while start < len(canonical) and given != per_document:
+        # A space that a tokenizer adds before the text may be a token of its own; it overlaps no span, but is read.
+        a, b = (first_a[start], first_b[start]) if start else (0, 0)
         end = min(
-            np.searchsorted(last_a, first_a[start] + room_a, side="right"),
-            np.searchsorted(last_b, first_b[start] + room_b, side="right"),
+            np.searchsorted(last_a, a + room_a, side="right"),
+            np.searchsorted(last_b, b + room_b, side="right"),
         )
         if end <= start:  # one span alone is longer than the context
             start += 1
             continue
-        a, b, span = first_a[start], first_b[start], slice(start, end)
+        span = slice(start, end)
         yield Segment(
             document,
             ids_a[a : last_a[end - 1]],

@@ -454,7 +454,7 @@ def from_files(paths: Iterable[str | Path], category: str = "general prose") -> 
 def from_hub(corpus: dict, seed: int) -> Iterator[Document]:
     """Documents streamed from a data set (the Pile), in the order of a seeded shuffle buffer.
 
-    A subset that Table 4 does not list is its own category; a text without a UTF-8 form is left out.
+    A subset that Table 4 does not list is its own category; a text without a UTF-8 form, or null, is left out.
     """
     import datasets  # slow to import, and only this source needs it
 
@@ -467,7 +467,7 @@ def from_hub(corpus: dict, seed: int) -> Iterator[Document]:
         try:
             text = normalize(_field(row, corpus["text"]))
             text.encode()
-        except UnicodeEncodeError as error:
+        except (UnicodeEncodeError, TypeError) as error:  # a lone surrogate; a null
             logger.warning("left out row %d of %s: %s", number, corpus["dataset"], error)
             continue
         yield Document(text, subset, PILE_CATEGORIES.get(subset, subset), f"{corpus['dataset']}#{number}")

@@ -29,7 +29,7 @@ class PearsonAccumulator:
             raise ValueError(f"n_a is {n_a} and n_b is {n_b}; each must be at least 1")
         self.positions = 0
         self.cross = torch.zeros(n_a, n_b, device=device)
-        self.a, self.b = _Moments(n_a, device), _Moments(n_b, device)
+        self.a, self.b = Moments(n_a, device), Moments(n_b, device)
 
     def update(self, a: torch.Tensor, b: torch.Tensor) -> None:
         """Add one batch: a [T, n_a] and b [T, n_b], the same T positions.
@@ -50,7 +50,7 @@ class PearsonAccumulator:
         b, moved_b = self.b.centre(b, self.positions)
         self.cross.addmm_(a.T, b)
         if self.positions:
-            self.cross.addr_(moved_a, moved_b, alpha=_weight(self.positions, len(a)))
+            self.cross.addr_(moved_a, moved_b, alpha=joined_weight(self.positions, len(a)))
         self.positions += len(a)
 
     def correlation(self) -> torch.Tensor:
@@ -71,12 +71,12 @@ class PearsonAccumulator:
         return int((~self.a.changed).sum()), int((~self.b.changed).sum())
 
 
-def _weight(before: int, now: int) -> float:
+def joined_weight(before: int, now: int) -> float:
     """What the squared difference of two means counts for when their batches are joined."""
     return before * now / (before + now)
 
 
-class _Moments:
+class Moments:
     """Shift, scale, mean and sum of squared deviations of one side's neurons."""
 
     def __init__(self, n: int, device):
@@ -105,7 +105,7 @@ class _Moments:
         moved = mean.double() - self.mean
         self.mean += moved * (len(x) / (before + len(x)))
         self.squares += torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_()
-        self.squares += moved.square() * _weight(before, len(x))
+        self.squares += moved.square() * joined_weight(before, len(x))
         return x, moved.float()
 
     def norm(self) -> torch.Tensor:

@@ -310,6 +310,10 @@ def _check_corpus(corpus: dict, path) -> None:
     if not isinstance(kind, str) or kind not in _CORPUS_SCHEMAS:
         raise ProfileError(f"{path}: corpus.kind is {kind!r}; allowed are {', '.join(_CORPUS_SCHEMAS)}")
     _check_keys({k: v for k, v in corpus.items() if k != "kind"}, _CORPUS_SCHEMAS[kind], path, "corpus")
+    if kind == "files":  # relative to the kit, like the models
+        corpus["paths"] = [str(ROOT / file) for file in corpus["paths"]]
+        if missing := [file for file in corpus["paths"] if not Path(file).is_file()]:
+            raise ProfileError(f"{path}: corpus.paths names {missing[0]!r}, which is not a file")
 
 
 def _points(points: Any, models: dict, path, curve: str) -> tuple[tuple[str, ...], ...]:

@@ -95,16 +95,15 @@ def leave_largest_out(neurons: Sequence[float], counts: Sequence[float]) -> Pred
 def fits(points: pd.DataFrame, by: Sequence[str], count: str) -> pd.DataFrame:
     """One power law for each group of a table of points with the columns ``neurons`` and `count`.
 
-    A group that cannot be fitted (a zero count, one size) is left out of the result.
+    A group that cannot be fitted, because it holds a zero count or a single size, is left out.
     """
     rows = []
     for key, group in points.groupby(list(by), sort=False):
-        usable = group[group[count] > 0]
-        if usable["neurons"].nunique() < 2:
+        if group["neurons"].nunique() < 2 or not (group[count] > 0).all():
             continue
-        fit = fit_power_law(usable["neurons"], usable[count])
+        fit = fit_power_law(group["neurons"], group[count])
         rows.append(dict(zip(by, key, strict=True)) | {
             "alpha": fit.alpha, "alpha_low": fit.alpha_ci95[0], "alpha_high": fit.alpha_ci95[1],
-            "r2": fit.r2, "c": fit.c, "points": len(usable),
+            "r2": fit.r2, "c": fit.c, "points": len(group),
         })  # fmt: skip
     return pd.DataFrame(rows)

@@ -1,0 +1,72 @@
+"""The batch as a user runs it: whole, again, and after a kill -9."""
+
+import os
+import signal
+import time
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import snakemake
+from PIL import Image
+from scipy import stats
+
+from rosetta.profiles import load
+from rosetta.report import summary
+from rosetta.study import Study
+
+FIGURES = ["fig23_alignment", "fig03a_scaling", "fig04_untrained", "fig25_topk", "fig26_permuted", "fig33_tokens"]
+
+
+def test_every_point_of_the_profile_has_its_matches_and_its_notebook(smoke_run):
+    profile = load("smoke")
+    for points in profile.curves.values():
+        for point in points:
+            assert (smoke_run / "notebooks" / "02_matching" / f"{'+'.join(point)}.ipynb").is_file()
+    for a, b in profile.pairs:
+        assert len(pd.read_parquet(smoke_run / "matches" / f"{a}--{b}.parquet")) > 0
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_figures_are_there_and_not_blank(smoke_run, name):
+    pixels = np.asarray(Image.open(smoke_run / "figures" / f"{name}.png").convert("L"))
+    assert pixels.shape[0] > 300 and pixels.std() > 5
+
+
+def test_the_summary_names_the_exponent_of_each_curve(smoke_run):
+    study = Study("smoke", smoke_run.parent)
+    text = summary(study)
+    points = pd.read_csv(smoke_run / "tables" / "points.csv")
+    for curve, group in points.groupby("curve"):
+        slope = stats.linregress(np.log(group.neurons), np.log(group.raw)).slope
+        assert any(line.startswith(curve) and f"alpha = {slope:.2f}" in line for line in text.splitlines())
+    assert str(smoke_run / "figures") in text
+
+
+def test_a_second_run_has_nothing_to_do(smoke_run):
+    process = snakemake(smoke_run.parent, "--dry-run")
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    assert "02_matching" not in output
+
+
+def test_a_run_killed_at_work_goes_on_and_ends_with_the_same_results(smoke_run, tmp_path):
+    target = "smoke/notebooks/02_matching/pythia-32x2+opt-32x2.ipynb"
+    first = tmp_path / "smoke" / "matches" / "pythia-32x2--opt-32x2.untrained-1.parquet"
+    process = snakemake(tmp_path, str(tmp_path / target))
+    deadline = time.monotonic() + 300
+    while not first.exists():  # some results are there, some are not
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.05)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / target).exists()
+
+    process = snakemake(tmp_path, str(tmp_path / target))
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    kept = sorted(path.name for path in first.parent.glob("*.parquet"))
+    assert kept == sorted(path.name for path in (smoke_run / "matches").glob("pythia-32x2--opt-32x2*.parquet"))
+    for name in kept:
+        again, undisturbed = (pd.read_parquet(folder / name) for folder in (first.parent, smoke_run / "matches"))
+        pd.testing.assert_frame_equal(again, undisturbed, rtol=1e-4)
