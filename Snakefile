@@ -30,6 +30,7 @@ rule all:
         f"{OUT}/notebooks/01_alignment.ipynb",
         expand(f"{OUT}/notebooks/02_matching/{{point}}.ipynb", point=POINTS),
         f"{OUT}/notebooks/03_scaling.ipynb",
+        f"{OUT}/notebooks/04_theory.ipynb",
 
 
 def pairs_first(wildcards):
@@ -68,6 +69,18 @@ rule scaling:
         profile=STUDY.path,
     output:
         f"{OUT}/notebooks/03_scaling.ipynb",
+    threads: workflow.cores
+    shell:
+        PAPERMILL
+
+
+rule theory:
+    input:
+        expand(f"{OUT}/notebooks/02_matching/{{point}}.ipynb", point=POINTS),
+        notebook="notebooks/04_theory.ipynb",
+        profile=STUDY.path,
+    output:
+        f"{OUT}/notebooks/04_theory.ipynb",
     threads: workflow.cores
     shell:
         PAPERMILL

@@ -35,10 +35,10 @@ def same(a, b) -> bool:
 
 
 def test_a_folder_is_described_by_its_models_structure(folder):
-    spec = models.describe_folder(folder)
+    spec = models.describe(folder)
     assert (spec.name, spec.family, spec.layers, spec.mlp_width) == ("tiny", "mine", 3, 40)
     assert spec.neurons == 3 * 40 and spec.location == str(folder)
-    assert models.describe_folder(folder, "other", "gpt2")[:3] == ("other", str(folder), "gpt2")
+    assert models.describe(folder, "other", "gpt2")[:3] == ("other", str(folder), "gpt2")
 
 
 def test_a_source_is_a_folder_of_the_kit_where_there_is_one_and_a_hub_name_otherwise():
@@ -47,40 +47,40 @@ def test_a_source_is_a_folder_of_the_kit_where_there_is_one_and_a_hub_name_other
 
 
 def test_a_loaded_model_has_the_weights_of_its_file_and_is_not_for_training(folder):
-    model = models.load(models.describe_folder(folder))
+    model = models.load(models.describe(folder))
     stored = load_file(folder / "model.safetensors")
     np.testing.assert_array_equal(
         model.transformer.h[2].mlp.c_fc.weight.numpy(), stored["transformer.h.2.mlp.c_fc.weight"]
     )
     assert not model.training and not any(p.requires_grad for p in model.parameters())
     assert {p.dtype for p in model.parameters()} == {torch.float32}
-    halved = models.load(models.describe_folder(folder), dtype=torch.bfloat16)
+    halved = models.load(models.describe(folder), dtype=torch.bfloat16)
     assert {p.dtype for p in halved.parameters()} == {torch.bfloat16}
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])
 def test_float16_on_a_cpu_is_refused(folder, device):
     with pytest.raises(ValueError, match="float32 or bfloat16"):
-        models.load(models.describe_folder(folder), device, torch.float16)
+        models.load(models.describe(folder), device, torch.float16)
 
 
 def test_the_fingerprint_changes_with_the_weights_and_not_with_the_place(folder, tmp_path):
-    before = models.fingerprint(models.describe_folder(folder))
+    before = models.fingerprint(models.describe(folder))
     copy = copy_of(folder, tmp_path)
-    assert models.fingerprint(models.describe_folder(copy, "other name", "other family")) == before
+    assert models.fingerprint(models.describe(copy, "other name", "other family")) == before
     (copy / "README.md").write_text("Not part of the model.")
-    assert models.fingerprint(models.describe_folder(copy)) == before
+    assert models.fingerprint(models.describe(copy)) == before
     tensors = load_file(copy / "model.safetensors")
     tensors["transformer.wpe.weight"][0, 0] += 1
     save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    assert models.fingerprint(models.describe_folder(copy)) != before
+    assert models.fingerprint(models.describe(copy)) != before
 
 
 def test_the_fingerprint_changes_with_the_configuration(folder, tmp_path):
     copy = copy_of(folder, tmp_path)
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps(config | {"activation_function": "relu"}))
-    assert models.fingerprint(models.describe_folder(copy)) != models.fingerprint(models.describe_folder(folder))
+    assert models.fingerprint(models.describe(copy)) != models.fingerprint(models.describe(folder))
 
 
 def test_the_fingerprint_of_a_hub_model_is_its_name_and_revision():
@@ -93,7 +93,7 @@ def test_the_fingerprint_of_a_hub_model_is_its_name_and_revision():
 
 
 def test_untrained_weights_depend_on_the_seed_and_on_nothing_else(folder):
-    spec = models.describe_folder(folder)
+    spec = models.describe(folder)
     torch.manual_seed(5)
     first = models.load_untrained(spec, seed=1)
     torch.manual_seed(6)
@@ -110,12 +110,12 @@ def test_making_an_untrained_model_leaves_the_global_random_state(folder):
     torch.manual_seed(11)
     expected = torch.rand(4)
     torch.manual_seed(11)
-    models.load_untrained(models.describe_folder(folder), seed=3)
+    models.load_untrained(models.describe(folder), seed=3)
     assert torch.equal(torch.rand(4), expected)
 
 
 def test_an_untrained_model_begins_as_its_architecture_says(folder):
-    model = models.load_untrained(models.describe_folder(folder), seed=0)
+    model = models.load_untrained(models.describe(folder), seed=0)
     block = model.transformer.h[0]
     assert abs(block.mlp.c_fc.weight.std().item() - 0.02) < 0.005  # GPT-2's initializer_range
     assert (block.mlp.c_fc.bias == 0).all() and (block.ln_1.weight == 1).all()

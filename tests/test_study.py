@@ -150,7 +150,7 @@ def test_a_point_counts_what_its_tables_hold(profile, tmp_path):
     null = np.concatenate([t.correlation[(t.rank_a == 1) & (t.rank_b == 1)] for t in one.permuted_matches(PAIR)])
     assert np.median(null) < point["threshold"] <= null.max()
     above = table[(table.rank_a == 1) & (table.rank_b == 1) & (table.correlation > point["threshold"])]
-    assert point["calibrated"] == len(above) < point["raw"]
+    assert point["calibrated"] == len(above) <= point["raw"]
     assert point["neurons"] == 2 * 128 and point["models"] == "pythia-32x2 + opt-32x2"
     assert one.point(PAIR, k=2)["raw"] == ((table.rank_a <= 2) & (table.rank_b <= 2)).sum() > point["raw"]
 

@@ -385,13 +385,15 @@ def test_slopes_of_known_power_laws():
     table = pd.DataFrame({
         "beta": 2.0, "neurons": np.repeat(sizes, 2), "run": [0, 1] * 6,
         "rosetta_count": np.repeat(3 * sizes**0.5, 2) + np.tile([1, -1], 6),
-        "rosetta_isolation": np.repeat(sizes**0.4, 2), "non_rosetta_coordinates": np.repeat([0, *sizes[1:] ** -0.7], 2),
+        "rosetta_isolation": np.repeat(sizes**0.4, 2), "non_rosetta_tail": np.repeat(sizes**-0.7, 2),
+        "non_rosetta_coordinates": np.repeat([0, *sizes[1:] ** -0.7], 2),
     })  # fmt: skip
-    found = theory.slopes(table).set_index("panel")
+    found = theory.slopes(table, "tail").set_index("panel")
     assert found["alpha"].tolist() == pytest.approx([0.5, 0.4, -0.7])
-    assert found["points"].tolist() == [6, 6, 5]  # a mean of 0 has no logarithm
+    assert found["points"].tolist() == [6, 6, 6]
     assert found["theory"].tolist() == [0.5, 0.5, -0.5]
     assert found["error"].tolist() == pytest.approx([0, -0.1, -0.2])
+    assert theory.slopes(table, "coordinates")["panel"].tolist() == ["a", "b"]  # a mean of 0 has no logarithm
 
 
 @pytest.mark.parametrize("beta", BETAS)

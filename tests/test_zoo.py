@@ -255,7 +255,7 @@ def test_training_learns(prepared, undisturbed):
 
 @pytest.mark.parametrize("name", ["pythia-32x2", "opt-32x2"])
 def test_bits_per_byte_is_what_a_direct_computation_gives(name):
-    model = models.load(models.describe_folder(ZOO / name))
+    model = models.load(models.describe(ZOO / name))
     tokenizer = transformers.AutoTokenizer.from_pretrained(ZOO / name)
     texts = ["def f(x):\n    return x\n" * 9, "é and more.", "x"]
     measured = zoo.bits_per_byte(model, tokenizer, [Document(t, "", "", "") for t in texts], context=16)
@@ -346,7 +346,7 @@ def test_the_heldout_loss_falls_with_size_in_every_family(family):
 @pytest.mark.parametrize("name", ["pythia-48x3", "gpt2-48x3", "opt-48x3", "qwen-48x3"])
 def test_a_shipped_model_knows_text_that_it_was_not_trained_on(name):
     # The library's own source was never in the corpus; the bound is far above the card and far below ignorance.
-    model = models.load(models.describe_folder(ZOO / name))
+    model = models.load(models.describe(ZOO / name))
     text = (models.ROOT / "lib" / "rosetta" / "scaling.py").read_text(encoding="utf-8")
     measured = zoo.bits_per_byte(model, tokenizer_of(name.partition("-")[0]), [Document(text, "", "", "")])
     assert 0.8 < measured < 3.5

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers.pytorch_utils import Conv1D
 
+from rosetta import models
 from rosetta.alignment import Segment, average_rows, special_prefix
 
 
@@ -158,6 +159,11 @@ class Reader:
         self.layers = [mlp.neurons for mlp in self.mlps]
         self.prefix = special_prefix(tokenizer)
         self.device = next(model.parameters()).device
+
+    @classmethod
+    def open(cls, spec: models.ModelSpec, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Reader":
+        """The reader of a trained model and its own tokenizer."""
+        return cls(spec.name, models.load(spec, device, dtype), models.load_tokenizer(spec))
 
     @torch.inference_mode()
     def read(self, sequences: list[list[int]]) -> tuple[torch.Tensor, np.ndarray]:

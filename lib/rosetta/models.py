@@ -36,20 +36,34 @@ class ModelSpec(NamedTuple):
 
     @property
     def location(self) -> str:
-        """What `from_pretrained` is given: the folder if there is one, the hub name otherwise."""
+        """What `from_pretrained` is given: a folder or a hub name; FileNotFoundError if it is a folder that is not there."""
         folder = ROOT / self.source
-        return str(folder) if folder.is_dir() else self.source
+        if folder.is_dir():
+            return str(folder)
+        if self.source.startswith(("zoo/", "/", ".")):  # "zoo/x" could be a hub name too, but never is one here
+            raise FileNotFoundError(
+                f"model {self.name}: there is no folder {folder}; for a model of the zoo run `make zoo`"
+            )
+        return self.source
 
 
-def describe_folder(folder: str | Path, name: str | None = None, family: str = "mine") -> ModelSpec:
-    """The `ModelSpec` of a model saved in a folder, its layers and neurons read off its structure."""
+def describe(source: str | Path, name: str | None = None, family: str = "mine") -> ModelSpec:
+    """The `ModelSpec` of any model, its layers and neurons read off its structure; no weights are loaded.
+
+    Parameters
+    ----------
+    source : str or Path
+        A folder (relative to the kit, or absolute) or a hub name.
+    name, family : str, optional
+        For tables; by default the last part of the source.
+    """
     from rosetta.activations import find_mlps  # the structure is that module's subject
 
-    folder = Path(folder).resolve()
-    config = transformers.AutoConfig.from_pretrained(folder)
+    spec = ModelSpec(name or Path(source).name, str(source), family, 1, 1)
+    config = transformers.AutoConfig.from_pretrained(spec.location)
     with torch.device("meta"):
         mlps = find_mlps(transformers.AutoModelForCausalLM.from_config(config))
-    return ModelSpec(name or folder.name, str(folder), family, len(mlps), mlps[0].neurons)
+    return spec._replace(layers=len(mlps), mlp_width=mlps[0].neurons)
 
 
 def load_tokenizer(spec: ModelSpec) -> transformers.PreTrainedTokenizerBase:

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from rosetta import scaling
+from rosetta import scaling, theory
 from rosetta.results import write_whole
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
@@ -99,8 +99,15 @@ def fig23(text: str, names: Sequence[str], spans: Sequence[np.ndarray], canonica
                 alpha=0.45 if number % 2 else 0.25,
                 edgecolor=color,
             )
-            piece = data[start:end].decode("utf-8", errors="replace").replace(" ", "␣").replace("\n", "⏎")
-            axes.text((start + end) / 2, y, piece, ha="center", va="center", family="monospace", fontsize=10)
+            axes.text(
+                (start + end) / 2,
+                y,
+                _legible(data[start:end]),
+                ha="center",
+                va="center",
+                family="monospace",
+                fontsize=10,
+            )
     for boundary in np.unique(canonical):
         axes.axvline(boundary, color=RED, linestyle=(0, (2, 2)), linewidth=1.2)
     axes.set(
@@ -113,6 +120,18 @@ def fig23(text: str, names: Sequence[str], spans: Sequence[np.ndarray], canonica
     axes.spines["left"].set_visible(False)
     axes.tick_params(left=False)
     return figure
+
+
+def _legible(piece: bytes) -> str:
+    """Bytes as text, or in hexadecimal where they are only part of a character."""
+    try:
+        return piece.decode().replace(" ", "␣").replace("\n", "⏎")
+    except UnicodeDecodeError:
+        return piece.hex()
+
+
+def _legend_below(figure: Figure, axes: Axes, columns: int = 2, **style) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, **style)
 
 
 def tokens_per_span(counts: pd.DataFrame) -> Figure:
@@ -243,7 +262,7 @@ def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
         exponent = rf", $\alpha$ = {fit.alpha:.2f}, $R^2$ = {fit.r2:.3f}" if fit else ""
         _curve(axes, group["neurons"], group[count], index, label(curve) + exponent)
     _log_axes(axes, SIZE, "Rosetta Neurons" if count == "raw" else "Rosetta Neurons above the null")
-    axes.legend()
+    _legend_below(figure, axes)
     return figure
 
 
@@ -274,7 +293,8 @@ def null_counts(points: pd.DataFrame, null: str) -> Figure:
             label=label(curve),
         )
     _log_axes(axes, SIZE, "matched pairs")
-    axes.legend(title=f"dashed: {null}, mean and 95% interval\nfaint: trained", fontsize=10, title_fontsize=10)
+    title = f"dashed: {null}, mean and 95% interval; faint: trained"
+    _legend_below(figure, axes, columns=3, title=title, title_fontsize=11)
     return figure
 
 
@@ -292,7 +312,7 @@ def fig25(points: pd.DataFrame) -> Figure:
         exponent = rf", $\alpha$ = {fit.alpha:.2f}" if fit else ""
         _curve(axes, group["neurons"], group["raw"], index, f"k = {k}{exponent}")
     _log_axes(axes, SIZE, "matched pairs")
-    axes.legend()
+    _legend_below(figure, axes)
     return figure
 
 
@@ -306,11 +326,13 @@ def fig33(sweep: pd.DataFrame) -> Figure:
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH * 1.4, 3.8))
     left.plot(sweep["tokens"], sweep["count"], "o-", color=BLUE)
-    left.set(xscale="log", xlabel="tokens", ylabel="Rosetta Neurons", ylim=(0, None))
+    left.set(xscale="log", xlabel="tokens", ylabel="Rosetta Neurons", ylim=(0, 1.1 * sweep["count"].max()))
     right.plot(sweep["tokens"], sweep["overlap"], "o-", color=BLUE, label="of this set, in the set before")
     right.plot(sweep["tokens"], sweep["jaccard"], "s--", color=GREEN, label="Jaccard index")
-    right.set(xscale="log", xlabel="tokens", ylabel="overlap with the set before", ylim=(0, 1))
+    right.set(xscale="log", xlabel="tokens", ylabel="overlap with the set before", ylim=(0, 1.03))
     right.legend()
+    for axes in (left, right):
+        axes.xaxis.set_minor_formatter(NullFormatter())
     return figure
 
 
@@ -378,7 +400,7 @@ def fig27(table: pd.DataFrame, fitted: pd.DataFrame, reading: str = "coordinates
     """Figure 27: counts (a), isolation of the Rosetta (b) and of the other neurons (c); theory lines dashed.
 
     Each line has the theory's slope and goes through the first point that has a logarithm, as in the paper. The
-    legends give the fitted slope and, in brackets, the theory's.
+    legends give the fitted slope and, in brackets, the theory's. Means of 0 have no place on these axes.
 
     Parameters
     ----------
@@ -398,15 +420,14 @@ def fig27(table: pd.DataFrame, fitted: pd.DataFrame, reading: str = "coordinates
         slope = fitted[fitted["panel"] == panel].set_index("beta")
         for index, (beta, group) in enumerate(means.groupby("beta")):
             group = group[group[column] > 0]
-            if beta not in slope.index:
-                continue
-            alpha, expected = slope.loc[beta, ["alpha", "theory"]]
-            text = rf"$\beta$ = {beta:g}: {alpha:.3f} ({expected:.3f})"
-            _curve(axes, group["neurons"], group[column], index, text)
-            first = group.iloc[0]
-            ends = np.array([first["neurons"], means["neurons"].max()])
-            line = first[column] * (ends / first["neurons"]) ** expected
-            axes.plot(ends, line, "--", color=COLORS[index % 6], linewidth=1.3)
+            expected = theory.exponents(beta)[panel]
+            alpha = f"{slope.loc[beta, 'alpha']:.3f}" if beta in slope.index else "no fit"
+            _curve(axes, group["neurons"], group[column], index, rf"$\beta$ = {beta:g}: {alpha} ({expected:.3f})")
+            if len(group):
+                first = group.iloc[0]
+                ends = np.array([first["neurons"], means["neurons"].max()])
+                line = first[column] * (ends / first["neurons"]) ** expected
+                axes.plot(ends, line, "--", color=COLORS[index % 6], linewidth=1.3)
         axes.set(yscale="log", ylabel=name)
         axes.set_xscale("log", base=2)
         axes.legend(title="slope (theory)", loc="center left", bbox_to_anchor=(1, 0.5), fontsize=10)

@@ -66,11 +66,11 @@ class Study:
         """A model of the profile, trained or as an untrained network, with its tokenizer."""
         spec, dtype = self.profile.models[name], getattr(torch, self.profile.dtype)
         if untrained_seed is None:
-            model = models.load(spec, self.device, dtype)
+            reader = Reader.open(spec, self.device, dtype)
         else:  # the same seed must not give two families the same numbers
             seed = zlib.crc32(f"{name}-{untrained_seed}".encode())
             model = models.load_untrained(spec, seed, self.device, dtype)
-        reader = Reader(name, model, models.load_tokenizer(spec))
+            reader = Reader(name, model, models.load_tokenizer(spec))
         if sum(reader.layers) != spec.neurons or len(reader.layers) != spec.layers:
             raise ValueError(
                 f"profile {self.profile.name}: {name} is said to have {spec.layers} layers of {spec.mlp_width} neurons; "

@@ -499,7 +499,8 @@ def slopes(table: pd.DataFrame, reading: str = "coordinates", by: Sequence[str] 
     -------
     DataFrame
         ``panel`` ("a", "b", "c"), ``beta``, the columns of `by`, ``alpha, alpha_low, alpha_high`` (95%), ``r2``,
-        ``points`` (sizes fitted: those with a mean above 0), ``theory`` and ``error`` = alpha - theory.
+        ``points``, ``theory`` and ``error`` = alpha - theory. Where a mean is 0 (panel c, with everyone matched) there is
+        no power law to fit, and no row: leaving out the zeros would bend it.
     """
     keys = [*by, "beta"]
     means = table.groupby([*keys, "neurons"], as_index=False).mean(numeric_only=True)
