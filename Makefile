@@ -24,11 +24,11 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 env: .venv/.complete  ## build .venv from uv.lock
 
 reproduce: env  ## all notebooks on one profile (PROFILE=micro), then the fitted exponents
-	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) --nolock --rerun-incomplete --quiet rules
+	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) --nolock --rerun-incomplete --show-failed-logs --quiet rules
 	@$(BIN)/python -m rosetta.report $(PROFILE)
 
-figures: reproduce  ## copy the profile's figures to figures/, which the README shows
-	mkdir -p figures && cp results/$(PROFILE)/figures/*.png figures/
+figures: reproduce  ## copy the profile's figures and tables to figures/, which the README shows
+	@$(BIN)/python -m rosetta.report $(PROFILE) --publish figures
 
 test: env  ## every test, the notebooks on the smoke profile included
 	$(BIN)/python -m pytest

@@ -4,8 +4,8 @@
     snakemake --cores 2 --config profile=small      pairs side by side
 """
 
-import os
 import sys
+from glob import glob
 
 sys.path.insert(0, "lib")
 from rosetta.profiles import load
@@ -19,6 +19,7 @@ PAPERMILL = (
     "OMP_NUM_THREADS={threads} {sys.executable} -m papermill {input.notebook} {output} --cwd notebooks "
     "--no-progress-bar --log-level WARNING -p profile {PROFILE} -p results {RESULTS}"
 )
+TO_LOG = " > {log} 2>&1"
 
 
 wildcard_constraints:
@@ -40,47 +41,60 @@ def pairs_first(wildcards):
     return [f"{OUT}/notebooks/02_matching/{pair}.ipynb" for pair in pairs]
 
 
+# What a notebook is made from: a change of the library, the zoo or the profile runs it again, and what it kept is
+# computed again only where that change matters to it.
+LIBRARY = [*sorted(glob("lib/rosetta/*.py")), *glob("zoo/models.json"), STUDY.path]
+
+
 rule alignment:
     input:
         notebook="notebooks/01_alignment.ipynb",
-        profile=STUDY.path,
+        library=LIBRARY,
     output:
         f"{OUT}/notebooks/01_alignment.ipynb",
+    log:
+        f"{OUT}/logs/01_alignment.log",
     priority: 10
     shell:
-        PAPERMILL
+        PAPERMILL + TO_LOG
 
 
 rule matching:
     input:
         pairs_first,
         notebook="notebooks/02_matching.ipynb",
-        profile=STUDY.path,
+        library=LIBRARY,
     output:
         f"{OUT}/notebooks/02_matching/{{point}}.ipynb",
+    log:
+        f"{OUT}/logs/02_matching/{{point}}.log",
     shell:
-        PAPERMILL + " -p point '{wildcards.point}'"
+        PAPERMILL + " -p point '{wildcards.point}'" + TO_LOG
 
 
 rule scaling:
     input:
         expand(f"{OUT}/notebooks/02_matching/{{point}}.ipynb", point=POINTS),
         notebook="notebooks/03_scaling.ipynb",
-        profile=STUDY.path,
+        library=LIBRARY,
     output:
         f"{OUT}/notebooks/03_scaling.ipynb",
+    log:
+        f"{OUT}/logs/03_scaling.log",
     threads: workflow.cores
     shell:
-        PAPERMILL
+        PAPERMILL + TO_LOG
 
 
 rule theory:
     input:
         expand(f"{OUT}/notebooks/02_matching/{{point}}.ipynb", point=POINTS),
         notebook="notebooks/04_theory.ipynb",
-        profile=STUDY.path,
+        library=LIBRARY,
     output:
         f"{OUT}/notebooks/04_theory.ipynb",
+    log:
+        f"{OUT}/logs/04_theory.log",
     threads: workflow.cores
     shell:
-        PAPERMILL
+        PAPERMILL + TO_LOG

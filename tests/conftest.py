@@ -123,8 +123,8 @@ def untrained(family: str, seed: int = 0) -> torch.nn.Module:
 
 def snakemake(results: Path, *arguments: str, **options):
     """Start the batch on the smoke profile, as `make reproduce` does, in a process group of its own."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", "--rerun-incomplete", "--quiet", "rules"]
-    command += [*arguments, "--config", "profile=smoke", f"results={results}"]
+    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--nolock", "--rerun-incomplete"]
+    command += ["--show-failed-logs", "--quiet", "rules", "--config", "profile=smoke", f"results={results}"]
     return subprocess.Popen(
         command,
         cwd=ROOT,

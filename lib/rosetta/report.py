@@ -1,25 +1,49 @@
-"""What `make reproduce` ends with: where the results are, and the exponent of each curve."""
+"""What `make reproduce` ends with, and the figures and tables that the README shows (`make figures`)."""
 
-import sys
+import argparse
+from pathlib import Path
 
 import pandas as pd
 
+from rosetta.results import write_whole
 from rosetta.study import Study
 
 
 def summary(study: Study) -> str:
-    """The folders of a finished run and its fitted exponents, as text."""
-    lines = [f"{what:<10}{study.folder / folder}" for what, folder in
-             (("figures", "figures"), ("tables", "tables"), ("notebooks", "notebooks"))]  # fmt: skip
+    """The folders of a finished run and the fitted exponent of each curve, as text."""
+    lines = [f"{what:<11}{study.folder / what}" for what in ("figures", "tables", "notebooks")]
     fits = pd.read_csv(study.folder / "tables" / "fits.csv")
-    lines.append("")
-    for fit in fits.itertuples():
-        interval = f"[{fit.alpha_low:.2f}, {fit.alpha_high:.2f}]"
-        lines.append(
-            f"{fit.curve:<18}{fit.count:<12}alpha = {fit.alpha:.2f} {interval:<16}R2 = {fit.r2:.3f}   {fit.points} points"
-        )
+    for count, group in fits.groupby("count", sort=False):
+        lines.append(f"\n|R| = c x^alpha, {count} count")
+        for fit in group.itertuples():
+            interval = f"[{fit.alpha_low:.2f}, {fit.alpha_high:.2f}]"
+            lines.append(f"{fit.curve:<18}alpha = {fit.alpha:.2f} {interval:<14}R2 = {fit.r2:.3f}, {fit.points} sizes")
     return "\n".join(lines)
 
 
+def publish(study: Study, folder: Path) -> None:
+    """Copy a run's figures and tables, and of the matching runs those of the example pair."""
+    example = study.folder / "figures" / "02_matching" / "+".join(study.profile.example)
+    sources = [
+        *(study.folder / "figures").glob("*.png"),
+        *example.glob("*.png"),
+        *(study.folder / "tables").glob("*.csv"),
+    ]
+    for source in sources:
+        write_whole(folder / source.name, lambda path, source=source: path.write_bytes(source.read_bytes()))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("profile", nargs="?", default="micro")
+    parser.add_argument("--results", default="results")
+    parser.add_argument("--publish", type=Path, help="copy figures and tables to this folder")
+    arguments = parser.parse_args()
+    study = Study(arguments.profile, arguments.results)
+    if arguments.publish:
+        publish(study, arguments.publish)
+    print(summary(study))
+
+
 if __name__ == "__main__":
-    print(summary(Study(*sys.argv[1:])))
+    main()

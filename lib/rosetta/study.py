@@ -126,7 +126,7 @@ class Study:
         elif corpus["kind"] == "files":
             corpus["files"] = [[str(f), Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in corpus["paths"]]
         return {
-            "code": code_digest("alignment", "activations", "correlation", "matching", "nulls", "models"),
+            "code": code_digest("corpora", "alignment", "activations", "correlation", "matching", "nulls", "models"),
             "models": {name: models.fingerprint(p.models[name]) for name in pair},
             "corpus": corpus, "tokens": p.tokens, "context": p.context, "excerpt_characters": p.excerpt_characters,
             "segments_per_document": p.segments_per_document, "seed": p.seed, "dtype": p.dtype,
