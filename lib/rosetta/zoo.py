@@ -353,6 +353,8 @@ def finish(name: str, model, tokens: int, folder: Path, zoo: Path) -> dict:
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / f"{family}-tokenizer")
     model.half().save_pretrained(zoo / name)
     tokenizer.save_pretrained(zoo / name)
+    vocabulary = zoo / name / "tokenizer.json"  # written with an indent for every merge; there are 22 of them
+    vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text(encoding="utf-8"))), encoding="utf-8")
     shipped = transformers.AutoModelForCausalLM.from_pretrained(zoo / name, dtype=torch.float32).eval()
     card = {
         "name": name, "family": family, "path": name, "layers": depth, "mlp_width": 4 * width,
