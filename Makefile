@@ -8,7 +8,7 @@ export TOKENIZERS_PARALLELISM = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: env reproduce figures test lab lint format zoo bench pins clean
+.PHONY: env reproduce figures test lab lint format zoo bench bench-theory pins clean
 
 # uv, from the machine or into a private environment of its own.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
@@ -24,7 +24,7 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 env: .venv/.complete  ## build .venv from uv.lock
 
 reproduce: env  ## all notebooks on one profile (PROFILE=micro), then the fitted exponents
-	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) --nolock --rerun-incomplete --show-failed-logs --quiet rules
+	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) --scheduler greedy --nolock --rerun-incomplete --show-failed-logs --quiet rules
 	@$(BIN)/python -m rosetta.report $(PROFILE)
 
 figures: reproduce  ## copy the profile's figures and tables to figures/, which the README shows
@@ -49,6 +49,9 @@ zoo: env  ## train the embedded models again (hours; resumes where it was stoppe
 
 bench: env  ## speed and memory of every stage, for the largest pair of the zoo
 	$(BIN)/python benchmarks/pipeline.py
+
+bench-theory: env  ## the simulation's two samplers against each other, and its full grid
+	$(BIN)/python benchmarks/theory.py
 
 pins: env  ## write requirements.txt again after a change of uv.lock
 	$(UV) export --quiet --locked --no-hashes --no-header --no-annotate --no-emit-project --all-groups --output-file requirements.txt

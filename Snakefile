@@ -41,9 +41,16 @@ def pairs_first(wildcards):
     return [f"{OUT}/notebooks/02_matching/{pair}.ipynb" for pair in pairs]
 
 
-# What a notebook is made from: a change of the library, the zoo or the profile runs it again, and what it kept is
+def weights(wildcards):
+    """The files of a point's models, where they are on this machine. Of the jobs that are ready, those with the largest
+    inputs run first, so no large pair is left to run alone at the end."""
+    sources = [STUDY.models[name].source for name in POINTS[wildcards.point]]
+    return [file for source in sources for file in sorted(glob(f"{source}/*.safetensors"))]
+
+
+# What a notebook is made from: a change of the library or the profile runs it again, and what it kept is
 # computed again only where that change matters to it.
-LIBRARY = [*sorted(glob("lib/rosetta/*.py")), *glob("zoo/models.json"), STUDY.path]
+LIBRARY = [*sorted(glob("lib/rosetta/*.py")), STUDY.path]
 
 
 rule alignment:
@@ -62,6 +69,7 @@ rule alignment:
 rule matching:
     input:
         pairs_first,
+        weights,
         notebook="notebooks/02_matching.ipynb",
         library=LIBRARY,
     output:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import statsmodels.api as sm
+from statsmodels.regression.linear_model import OLS
+from statsmodels.tools import add_constant
 
 
 class PowerLawFit(NamedTuple):
@@ -48,7 +49,7 @@ def fit_power_law(neurons: Sequence[float], counts: Sequence[float]) -> PowerLaw
         raise ValueError(
             f"sizes and counts must be positive to have a logarithm; got {neurons.tolist()}, {counts.tolist()}"
         )
-    result = sm.OLS(np.log(counts), sm.add_constant(np.log(neurons))).fit()
+    result = OLS(np.log(counts), add_constant(np.log(neurons))).fit()
     low, high = result.conf_int()[1] if len(neurons) > 2 else (np.nan, np.nan)
     # Equal counts leave no variance to explain; a flat line explains them all the same.
     r2 = 1.0 if np.ptp(counts) == 0 else float(result.rsquared)
@@ -86,7 +87,7 @@ def leave_largest_out(neurons: Sequence[float], counts: Sequence[float]) -> Pred
         )
     order = np.argsort(neurons)
     x, y = np.log(np.asarray(neurons, dtype=float)[order]), np.log(np.asarray(counts, dtype=float)[order])
-    model = sm.OLS(y[:-1], sm.add_constant(x[:-1])).fit()
+    model = OLS(y[:-1], add_constant(x[:-1])).fit()
     row = model.get_prediction([[1.0, x[-1]]]).summary_frame(alpha=0.05).iloc[0]
     values = np.exp([x[-1], row["mean"], row["obs_ci_lower"], row["obs_ci_upper"], y[-1]])
     return Prediction(*map(float, values))

@@ -146,6 +146,22 @@ class Study:
             for m, found in zip(matches.itertuples(), strongest_segments(batches, pairs, n), strict=True)
         ]
 
+    def best_pairs(self, pair: tuple[str, str], n: int = 10) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+        """The n matched pairs of highest correlation with the spans on which both neurons peak, and their examples."""
+        best = top_k(self.matches(pair), 1).head(n)
+        path = self.folder / "examples" / f"{pair[0]}--{pair[1]}.parquet"
+        kept = keep(path, self.parameters(pair) | {"n": n}, lambda: _stacked(self.examples(pair, best)))
+        examples = [
+            table[["example", "text", "a", "b"]].rename(columns={"a": a, "b": b}).reset_index(drop=True)
+            for (a, b), table in kept.groupby(["neuron_a", "neuron_b"], sort=False)
+        ]
+        rows = []
+        for match, table in zip(best.itertuples(), examples, strict=True):
+            a, b = table.columns[2:]
+            peaks = [group["text"][group[a].idxmax()] for _, group in table.groupby("example")]
+            rows.append({"A": a, "B": b, "r": match.correlation, "peaks on": "  ".join(map(repr, peaks))})
+        return pd.DataFrame(rows), examples
+
     # -----------------------------------------------------------------------------------------------------------------
     # Counts
 
@@ -192,19 +208,6 @@ class Study:
             for point in tqdm(points, desc=f"{curve}, k = {k}", leave=False)
         ]
         return pd.DataFrame(rows)
-
-    def best_pairs(self, pair: tuple[str, str], n: int = 10) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
-        """The n matched pairs of highest correlation with the spans on which both neurons peak, and their examples."""
-        best = top_k(self.matches(pair), 1).head(n)
-        examples = self.examples(pair, best)
-        rows = []
-        for match, table in zip(best.itertuples(), examples, strict=True):
-            neurons = table.columns[2:]
-            peaks = [group["text"][group[neurons[0]].idxmax()] for _, group in table.groupby("example")]
-            rows.append(
-                {"A": neurons[0], "B": neurons[1], "r": match.correlation, "peaks on": "  ".join(map(repr, peaks))}
-            )
-        return pd.DataFrame(rows), examples
 
     def fits(self, points: pd.DataFrame) -> pd.DataFrame:
         """A power law for each curve, by each of the three counts."""
@@ -269,6 +272,17 @@ def _as_table(examples: list[Example], name_a: str, name_b: str) -> pd.DataFrame
         texts = [data[start:end].decode(errors="replace") for start, end in example.segment.canonical]
         tables.append(pd.DataFrame({"example": number, "text": texts, name_a: example.a, name_b: example.b}))
     return pd.concat(tables, ignore_index=True)
+
+
+def _stacked(examples: list[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of examples as one, the neurons' names in columns of their own."""
+    renamed = [
+        table.set_axis(["example", "text", "a", "b"], axis=1).assign(
+            neuron_a=table.columns[2], neuron_b=table.columns[3]
+        )
+        for table in examples
+    ]
+    return pd.concat(renamed, ignore_index=True)
 
 
 def _sweep_row(tokens: int, accumulator: PearsonAccumulator, before: set | None) -> tuple[dict, set]:
