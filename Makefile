@@ -17,8 +17,9 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 	$(PYTHON) -m venv .uv
 	.uv/bin/pip install --quiet uv
 
+# Compiled once here, or every notebook would compile what it imports, where Python is told to keep no bytecode.
 .venv/.complete: pyproject.toml uv.lock $(filter .uv/bin/uv,$(UV))
-	$(UV) sync --locked --python $(PYTHON) --all-groups
+	$(UV) sync --locked --python $(PYTHON) --all-groups --compile-bytecode
 	@touch $@
 
 env: .venv/.complete  ## build .venv from uv.lock
