@@ -89,6 +89,7 @@ rule scaling:
         f"{OUT}/notebooks/03_scaling.ipynb",
     log:
         f"{OUT}/logs/03_scaling.log",
+    priority: 5
     threads: workflow.cores
     shell:
         PAPERMILL + TO_LOG
