@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -47,13 +48,17 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
     return figure
 
 
+def _log_ticks(*some: Axis) -> None:
+    """1, 2, 5, 10, ... written out, and nothing between."""
+    for axis in some:
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=8))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
 def _log_axes(axes: Axes, x: str, y: str) -> None:
     axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
-    thousands = FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}")
-    for axis in (axes.xaxis, axes.yaxis):
-        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=8))
-        axis.set_major_formatter(thousands)
-        axis.set_minor_formatter(NullFormatter())
+    _log_ticks(axes.xaxis, axes.yaxis)
 
 
 def _curve(axes: Axes, x, y, index: int, text: str, **style) -> None:
@@ -355,6 +360,7 @@ def predictions(table: pd.DataFrame) -> Figure:
         yticks=y, yticklabels=[label(curve) for curve in table["curve"]], xlabel="Rosetta Neurons at the largest size"
     )
     axes.set(xscale="log", ylim=(-0.6, len(table) - 0.4))
+    _log_ticks(axes.xaxis)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
 
