@@ -413,6 +413,9 @@ def small_environment(monkeypatch):
         "CYTHON": ("pyarrow",), "DESCRIBED": ("mpmath", "jinja2", "tqdm"), "ARITHMETIC_DOCUMENTS": 60,
     }.items():  # fmt: skip
         monkeypatch.setattr(corpora, name, few)
+    corpora.distributions.cache_clear()
+    yield
+    corpora.distributions.cache_clear()
 
 
 def test_no_file_is_on_both_sides_of_the_split(small_environment):
