@@ -93,8 +93,11 @@ class Moments:
             self.shift = x.mean(0, dtype=torch.float64).float()
             spread = (x - self.shift).abs_().amax(0)
             self.scale = torch.where(spread >= torch.finfo(spread.dtype).tiny, spread, 1).reciprocal_()
-        # "Dead" must be exact: rounding gives a constant neuron a small variance, and noise for correlations.
-        self.changed |= (x.amax(0) != self.first) | (x.amin(0) != self.first)
+        # "Dead" must be exact: rounding gives a constant neuron a small variance, and noise for correlations. Only
+        # those that have not changed so far are looked at again.
+        constant = (~self.changed).nonzero().squeeze(1)
+        if len(constant):
+            self.changed[constant] = (x[:, constant] != self.first[constant]).any(0)
         x = (x - self.shift).mul_(self.scale)
         mean = x.mean(0)
         if not torch.isfinite(mean).all():
@@ -104,7 +107,11 @@ class Moments:
         x.sub_(mean)
         moved = mean.double() - self.mean
         self.mean += moved * (len(x) / (before + len(x)))
-        self.squares += torch.linalg.vector_norm(x, dim=0, dtype=torch.float64).square_()
+        squares = x.square().sum(0).double()
+        small = (squares < 1e-30).nonzero().squeeze(1)  # their squares may be below what float32 can hold
+        if len(small):
+            squares[small] = x[:, small].double().square_().sum(0)
+        self.squares += squares
         self.squares += moved.square() * joined_weight(before, len(x))
         return x, moved.float()
 
