@@ -50,7 +50,7 @@ def weights(wildcards):
 
 # What a notebook is made from: a change of the library or the profile runs it again, and what it kept is
 # computed again only where that change matters to it.
-LIBRARY = [*sorted(glob("lib/rosetta/*.py")), STUDY.path]
+LIBRARY = [*sorted(glob("lib/rosetta/**/*.py", recursive=True)), STUDY.path]
 
 
 rule alignment:

@@ -231,3 +231,11 @@ def test_aligned_batches_may_be_gone_through_twice(reader_of, pieces):
     assert len(first) == len(second) > 1
     for (a, b), (again_a, again_b) in zip(first, second, strict=True):
         assert torch.equal(a, again_a) and torch.equal(b, again_b)
+
+
+def test_held_batches_are_the_same_ones_and_carry_names_and_layers(reader_of, pieces):
+    batches = AlignedBatches(reader_of["opt"], reader_of["qwen"], pieces, sequences_per_batch=4)
+    held = batches.held()
+    assert held.names == batches.names and held.layers == batches.layers and len(held) > 1
+    for (a, b), (again_a, again_b) in zip(batches, held, strict=True):
+        assert torch.equal(a, again_a) and torch.equal(b, again_b)

@@ -85,6 +85,8 @@ def test_collapsed_curves_collapse_on_the_model_that_their_pairs_share(name):
 def test_both_orders_of_a_pair_stay_apart():
     pair = ["opt-32x2", "pythia-32x2"]
     content = changed("curves", to={"there": [pair], "back": [pair[::-1]]}) | {"k_curve": "there"}
+    content["properties"] |= {"rosetta": {"opt": "back"}, "firing": ["opt"]}
+    content["explorer"]["point"] = pair
     profile = profiles.check(content, "both.yaml")
     assert profile.pairs_of(tuple(pair)) == [tuple(pair)]
     assert profile.pairs_of(tuple(pair[::-1])) == [tuple(pair[::-1])]
@@ -206,3 +208,30 @@ def test_whatever_stands_in_a_profile_it_is_accepted_or_refused_as_a_profile(key
         assert isinstance(profiles.check(changed(*keys, to=junk), "mine.yaml"), Profile)
     except ProfileError as error:
         assert "mine.yaml" in str(error)
+
+
+def test_a_family_is_followed_along_the_curve_that_defines_its_rosetta_neurons():
+    profile = profiles.load("smoke")
+    pairs = [("pythia-32x2", "opt-32x2"), ("pythia-48x3", "opt-48x3")]
+    assert profile.family_points("pythia") == [(pair[0], pair) for pair in pairs]
+    assert profile.family_points("opt") == [(pair[1], pair) for pair in pairs]
+    assert profile.family_points("qwen") == [(f"qwen-{s}", (f"opt-{s}", f"qwen-{s}")) for s in ("32x2", "48x3")]
+
+
+@pytest.mark.parametrize(
+    "keys, to, said",
+    [
+        (("properties", "rosetta"), {"bert": "pythia-opt"}, "family 'bert'; allowed are gpt2, opt, pythia, qwen"),
+        (("properties", "rosetta"), {"opt": "pythia-opt-qwen"}, "curve 'pythia-opt-qwen'; allowed are the curves of pairs"),
+        (("properties", "rosetta"), {"qwen": "pythia-opt"}, "properties.rosetta.qwen is 'pythia-opt', which has no model"),
+        (("properties", "firing"), ["gpt2"], "properties.firing names 'gpt2'; allowed are"),
+        (("properties", "baseline", "neurons"), 0, "properties.baseline.neurons is 0; it must be"),
+        (("properties", "baseline", "seeds"), ..., "the key properties.baseline.seeds is missing"),
+        (("explorer", "point"), ["opt-32x2", "gpt2-32x2"], "explorer.point is ['opt-32x2', 'gpt2-32x2']; it must be a point"),
+        (("labels", "kind"), "human", "labels.kind is 'human'; it must be offline or chat"),
+    ],
+)  # fmt: skip
+def test_what_a_section_says_of_other_parts_is_checked(keys, to, said):
+    with pytest.raises(ProfileError) as error:
+        profiles.check(changed(*keys, to=to), "here.yaml")
+    assert said in str(error.value)

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, pre_tokenizers
 
 from rosetta import corpora, models, study
-from rosetta.activations import BadActivations
+from rosetta.activations import BadActivations, HeldBatches
 from rosetta.correlation import PearsonAccumulator
 from rosetta.study import Study
 
@@ -45,6 +45,8 @@ def profile(tmp_path, texts):
             "tokens": 2_000,
             "curves": {"pythia-opt": [list(PAIR)], "pythia-gpt2": [list(OTHER)]},
             "token_sweep": {"pair": list(PAIR), "tokens": [300, 900, 2_000]},
+            "properties": content["properties"] | {"rosetta": {"pythia": "pythia-opt"}, "firing": ["pythia"]},
+            "explorer": content["explorer"] | {"point": list(PAIR)},
             "device": "cpu",
         }
         path = tmp_path / f"{name}.yaml"
@@ -167,6 +169,15 @@ def test_a_collapsed_point_counts_the_anchors_neurons_that_every_pair_matches(pr
     point = one.point(tuple(three))
     assert point["anchor"] == "pythia-32x2" and point["raw"] == len(neurons[0] & neurons[1]) > 0
     assert point["calibrated"] <= point["raw"] <= min(map(len, neurons))
+
+
+def test_permuted_matches_do_not_depend_on_whether_memory_holds_the_activations(profile, tmp_path, calls):
+    roomy = Study(profile(memory_gb=1), tmp_path / "a").permuted_matches(PAIR)
+    tight = Study(profile(memory_gb=0.001), tmp_path / "b").permuted_matches(PAIR)
+    assert isinstance(calls[0].batches, HeldBatches) and calls[0].batches is calls[1].batches
+    assert not any(isinstance(call.batches, HeldBatches) for call in calls[len(roomy) :])
+    for a, b in zip(roomy, tight, strict=True):
+        assert same(a, b)
 
 
 def test_two_untrained_families_and_two_seeds_are_four_different_networks(profile, tmp_path):

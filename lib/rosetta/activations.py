@@ -15,7 +15,7 @@ import torch
 from transformers.pytorch_utils import Conv1D
 
 from rosetta import models
-from rosetta.alignment import Segment, average_rows, special_prefix
+from rosetta.alignment import Segment, Window, average_rows, special_prefix
 
 
 class Mlp(NamedTuple):
@@ -205,6 +205,16 @@ class Reader:
                 )
 
 
+def read_windows(
+    reader: Reader, windows: Iterable[Window], sequences_per_batch: int = 32
+) -> Iterator[tuple[Window, torch.Tensor]]:
+    """Each window with one model's activations on its tokens, [tokens, neurons]; memory holds one batch."""
+    windows = iter(windows)
+    while some := list(islice(windows, sequences_per_batch)):
+        acts, _ = reader.read([window.ids for window in some])
+        yield from zip(some, acts.split([len(window.ids) for window in some]), strict=True)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Aligned batches of two models
 
@@ -237,12 +247,24 @@ class AlignedBatches:
         while some := list(islice(pieces, self.sequences_per_batch)):
             yield self.aligned(some)
 
+    def held(self) -> "HeldBatches":
+        """The same batches, read once and kept in memory, for work that goes through them several times."""
+        return HeldBatches(self)
+
     def aligned(self, some: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         """Both models' activations over some segments, pooled to their canonical spans."""
         return (
             _pooled(self.a, [s.ids_a for s in some], [s.tokens_a for s in some]),
             _pooled(self.b, [s.ids_b for s in some], [s.tokens_b for s in some]),
         )
+
+
+class HeldBatches(list):
+    """Batches in memory, with the names and layers of what they were read from."""
+
+    def __init__(self, batches: AlignedBatches):
+        super().__init__(batches)
+        self.names, self.layers = batches.names, batches.layers
 
 
 class Example(NamedTuple):

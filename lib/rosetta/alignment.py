@@ -8,6 +8,7 @@ Images: every grid of patches is resampled, bilinearly, to one canonical grid (F
 import re
 from collections.abc import Iterable, Iterator
 from functools import cache
+from itertools import islice
 from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -65,7 +66,7 @@ def batch_byte_spans(tokenizer, texts: list[str]) -> list[tuple[list[int], np.nd
             raise ValueError(f"the text has no UTF-8 form: {error}") from error
     if not texts:
         return []
-    token_bytes, lengths = _vocabulary_bytes(tokenizer)
+    token_bytes, lengths = vocabulary_bytes(tokenizer)
     result = []
     for ids, data in zip(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"], encoded, strict=True):
         try:
@@ -96,7 +97,7 @@ def special_prefix(tokenizer) -> list[int]:
 _vocabularies: WeakKeyDictionary = WeakKeyDictionary()
 
 
-def _vocabulary_bytes(tokenizer) -> tuple[list[bytes | None], np.ndarray]:
+def vocabulary_bytes(tokenizer) -> tuple[list[bytes | None], np.ndarray]:
     """The bytes that each token id stands for, and their number."""
     if tokenizer not in _vocabularies:
         vocabulary = tokenizer.get_vocab()
@@ -109,6 +110,12 @@ def _vocabulary_bytes(tokenizer) -> tuple[list[bytes | None], np.ndarray]:
             table[i] = content.encode()
         _vocabularies[tokenizer] = table, np.array([len(b or b"") for b in table], dtype=np.int64)
     return _vocabularies[tokenizer]
+
+
+def token_texts(tokenizer, ids: Iterable[int]) -> list[str]:
+    """What each token stands for, as text; bytes that are only part of a character are shown as U+FFFD."""
+    table, _ = vocabulary_bytes(tokenizer)
+    return [(table[i] or b"").decode(errors="replace") for i in ids]
 
 
 @cache
@@ -309,6 +316,40 @@ def _cut(document, ids_a, spans_a, ids_b, spans_b, room_a, room_b, per_document)
             canonical[span],
         )
         start, given = end, given + 1
+
+
+class Window(NamedTuple):
+    """Consecutive tokens of one document that fit a model's context: what one model alone reads at a time."""
+
+    document: Document
+    ids: list[int]
+    spans: np.ndarray  # int64 [n, 2], bytes of the document
+
+
+def windows(
+    documents: Iterable[Document], tokenizer, context: int, per_document: int | None = None, chunk: int = 64
+) -> Iterator[Window]:
+    """Cut documents, in order, into stretches of at most `context` tokens, special tokens included.
+
+    Parameters
+    ----------
+    documents : iterable of Document
+    tokenizer
+    context : int
+    per_document : int, optional
+        At most so many windows of each document.
+    chunk : int
+        Documents tokenized together.
+    """
+    room = context - len(special_prefix(tokenizer))
+    if room < 1:
+        raise ValueError(f"a context of {context} leaves no room for a token beside the special ones")
+    documents = iter(documents)
+    while some := list(islice(documents, chunk)):
+        encoded = batch_byte_spans(tokenizer, [document.text for document in some])
+        for document, (ids, spans) in zip(some, encoded, strict=True):
+            for start in islice(range(0, len(ids), room), per_document):
+                yield Window(document, ids[start : start + room], spans[start : start + room])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

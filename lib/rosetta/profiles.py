@@ -43,8 +43,8 @@ class TheoryGrid(NamedTuple):
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """The neuron budgets N."""
-        return tuple(2**e for e in self.size_exponents)
+        """The neuron budgets N, the smallest first."""
+        return tuple(2**e for e in sorted(self.size_exponents))
 
 
 class Theory(NamedTuple):
@@ -59,6 +59,50 @@ class Theory(NamedTuple):
     varied: TheoryGrid
     robustness: dict[str, tuple]
     sensitivity: dict[str, tuple]
+
+
+class Contexts(NamedTuple):
+    """Top-activating contexts (E.2): tokens of the stream that is searched, and contexts a neuron."""
+
+    tokens: int
+    n: int
+
+
+class Baseline(NamedTuple):
+    """The control of E.2: neurons of each random sample, and the samples' seeds."""
+
+    neurons: int
+    seeds: tuple[int, ...]
+
+
+class Properties(NamedTuple):
+    """Sections 5.1 and 5.2: the curve whose matches define each family's Rosetta Neurons, and what is measured of them."""
+
+    rosetta: dict[str, str]
+    kurtosis_above: tuple[float, ...]
+    bootstrap: int
+    firing: tuple[str, ...]
+    baseline: Baseline
+    depth_bins: int
+
+
+class Labels(NamedTuple):
+    """Who labels neurons (A): ``offline``, or ``chat``, an endpoint named by the environment; and the latter's limits."""
+
+    kind: str
+    concurrency: int
+    timeout_seconds: float
+    retries: int
+
+
+class Explorer(NamedTuple):
+    """The page of neurons: those of the anchor of a point, matched in any of its pairs, at most so many."""
+
+    point: tuple[str, ...]
+    neurons: int
+    contexts: int
+    characters: int
+    promoted: int
 
 
 class Profile(NamedTuple):
@@ -79,6 +123,10 @@ class Profile(NamedTuple):
     nulls: Nulls
     token_sweep: TokenSweep
     theory: Theory
+    contexts: Contexts
+    properties: Properties
+    labels: Labels
+    explorer: Explorer
     sequences_per_batch: int
     memory_gb: float
     dtype: str
@@ -93,6 +141,11 @@ class Profile(NamedTuple):
     def example(self) -> tuple[str, str]:
         """The pair that stands for all where one is shown: the token sweep's, as in Figure 33."""
         return self.token_sweep.pair
+
+    def family_points(self, family: str) -> list[tuple[str, tuple[str, ...]]]:
+        """(model, pair) along the curve that defines a family's Rosetta Neurons: what Figures 6, 7 and 28 to 31 go by."""
+        pairs = self.curves[self.properties.rosetta[family]]
+        return [(name, pair) for pair in pairs for name in pair if self.models[name].family == family]
 
     def point(self, name: str) -> tuple[str, ...]:
         """A point by the names of its models, joined by ``+``; the example pair for an empty name."""
@@ -129,6 +182,7 @@ _COUNTS = (
     lambda value: value and all(type(v) is int and v >= 1 for v in value),
 )
 _TEXT = (str, "text", bool)
+_MAPPING = (dict, "a mapping", bool)
 
 _SCHEMA = {
     "models": (dict, "a mapping of model names to their descriptions", bool),
@@ -141,9 +195,6 @@ _SCHEMA = {
     "seed": (int, "a whole number", lambda value: True),
     "k": _COUNTS,
     "k_curve": _TEXT,
-    "nulls": (dict, "a mapping", bool),
-    "token_sweep": (dict, "a mapping", bool),
-    "theory": (dict, "a mapping", bool),
     "sequences_per_batch": _POSITIVE,
     "memory_gb": (float | int, "a number above 0", lambda value: value > 0),
     "dtype": (str, "float32 or bfloat16", lambda value: value in ("float32", "bfloat16")),
@@ -153,12 +204,6 @@ _MODEL_SCHEMA = {
     "source": _TEXT, "family": _TEXT, "layers": _POSITIVE, "mlp_width": _POSITIVE,
     "revision": (str | None, "text or null", lambda value: True), "remote_code": (bool, "true or false", lambda value: True),
 }  # fmt: skip
-_NULLS_SCHEMA = {
-    "untrained_seeds": _SEEDS,
-    "permutation_seeds": _SEEDS,
-    "quantile": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
-}
-_SWEEP_SCHEMA = {"pair": (list, "two model names", lambda value: len(value) == 2), "tokens": _COUNTS}
 _NUMBER = (float | int, "a finite number above 0", lambda value: 0 < value < inf)
 
 
@@ -180,17 +225,6 @@ _GRID_SCHEMA = {
     ),
     "runs": _POSITIVE,
 }
-_THEORY_SCHEMA = {
-    "grid": (dict, "a mapping", bool),
-    "seed": (int, "a whole number of at least 0", lambda value: value >= 0),
-    "inputs": (int, "a whole number of at least 2", lambda value: value >= 2),
-    "kappa": _NUMBER,
-    "gamma": _NUMBER,
-    "tau": _NUMBER,
-    "varied": (dict, "a mapping", bool),
-    "robustness": (dict, "a mapping", bool),
-    "sensitivity": (dict, "a mapping", bool),
-}
 _ROBUSTNESS_SCHEMA = {
     "kappa": _NUMBERS,
     "gamma": _NUMBERS,
@@ -206,6 +240,48 @@ _SENSITIVITY_SCHEMA = {
         lambda value: value and all(v in ("all", "unassigned") for v in value),
     ),
 }
+_NAMES = (list, "a list of names", lambda value: value and all(isinstance(v, str) for v in value))
+#: Sections that are checked key by key: name -> (class, schema); a section may hold another one.
+_SECTIONS = {
+    "nulls": (Nulls, {
+        "untrained_seeds": _SEEDS,
+        "permutation_seeds": _SEEDS,
+        "quantile": (float, "a number between 0 and 1", lambda value: 0 < value < 1),
+    }),
+    "token_sweep": (TokenSweep, {
+        "pair": (list, "two model names", lambda value: len(value) == 2),
+        "tokens": _COUNTS,
+    }),
+    "theory": (Theory, {
+        "grid": (TheoryGrid, _GRID_SCHEMA),
+        "seed": (int, "a whole number of at least 0", lambda value: value >= 0),
+        "inputs": (int, "a whole number of at least 2", lambda value: value >= 2),
+        "kappa": _NUMBER,
+        "gamma": _NUMBER,
+        "tau": _NUMBER,
+        "varied": (TheoryGrid, _GRID_SCHEMA),
+        "robustness": (dict, _ROBUSTNESS_SCHEMA),
+        "sensitivity": (dict, _SENSITIVITY_SCHEMA),
+    }),
+    "contexts": (Contexts, {"tokens": _POSITIVE, "n": _POSITIVE}),
+    "properties": (Properties, {
+        "rosetta": (dict, "a mapping of families to curves", bool),
+        "kurtosis_above": _numbers("finite numbers", lambda v: abs(v) < inf),
+        "bootstrap": _POSITIVE,
+        "firing": _NAMES,
+        "baseline": (Baseline, {"neurons": _POSITIVE, "seeds": _SEEDS}),
+        "depth_bins": _POSITIVE,
+    }),
+    "labels": (Labels, {
+        "kind": (str, "offline or chat", lambda value: value in ("offline", "chat")),
+        "concurrency": _POSITIVE,
+        "timeout_seconds": _NUMBER,
+        "retries": (int, "a whole number of at least 0", lambda value: value >= 0),
+    }),
+    "explorer": (Explorer, {
+        "point": _NAMES, "neurons": _POSITIVE, "contexts": _POSITIVE, "characters": _POSITIVE, "promoted": _POSITIVE,
+    }),
+}  # fmt: skip
 _CORPUS_SCHEMAS = {
     "environment": {"split": (str, "heldout or train", lambda value: value in ("heldout", "train"))},
     "files": {"paths": (list, "a list of files", bool), "category": _TEXT},
@@ -242,34 +318,29 @@ def load(name: str | Path) -> Profile:
 
 def check(content: Any, path: str | Path) -> Profile:
     """The `Profile` that a file's content describes; ProfileError if something in it is wrong."""
-    _check_keys(content, _SCHEMA, path, "")
+    _check_keys(content, _SCHEMA | dict.fromkeys(_SECTIONS, _MAPPING), path, "")
     models = {}
     for model, description in content["models"].items():
         _check_keys(description, _MODEL_SCHEMA, path, f"models.{model}")
         models[model] = ModelSpec(model, **description)
-    _check_keys(content["nulls"], _NULLS_SCHEMA, path, "nulls")
-    _check_keys(content["token_sweep"], _SWEEP_SCHEMA, path, "token_sweep")
-    theory = _theory(content["theory"], path)
+    sections = {name: _section(content[name], *_SECTIONS[name], path, name) for name in _SECTIONS}
     _check_corpus(content["corpus"], path)
     curves = {curve: _points(points, models, path, curve) for curve, points in content["curves"].items()}
     _check_models(content["token_sweep"]["pair"], models, path, "token_sweep.pair")
     if content["k_curve"] not in curves:
         raise ProfileError(f"{path}: k_curve is {content['k_curve']!r}; allowed are the curves {', '.join(curves)}")
     profile = Profile(
-        name=Path(path).stem,
-        path=str(path),
-        **{k: v for k, v in content.items() if k not in ("models", "curves", "k", "nulls", "token_sweep", "theory")},
-        models=models,
-        curves=curves,
-        k=tuple(sorted({1, *content["k"]})),  # mutual top-1 is what the paper counts
-        nulls=Nulls(
-            tuple(content["nulls"]["untrained_seeds"]),
-            tuple(content["nulls"]["permutation_seeds"]),
-            content["nulls"]["quantile"],
-        ),
-        token_sweep=TokenSweep(tuple(content["token_sweep"]["pair"]), tuple(sorted(content["token_sweep"]["tokens"]))),
-        theory=theory,
+        **content
+        | sections
+        | {
+            "name": Path(path).stem,
+            "path": str(path),
+            "models": models,
+            "curves": curves,
+            "k": tuple(sorted({1, *content["k"]})),  # mutual top-1 is what the paper counts
+        }
     )
+    _check_sections(profile, path)
     for curve, points in curves.items():
         for point in points:
             _check_collapse(profile, point, path, curve)
@@ -292,17 +363,40 @@ def _check_keys(content: Any, schema: dict, path, where: str) -> None:
             raise ProfileError(f"{path}: {dot}{key} is {value!r}; it must be {words}")
 
 
-def _theory(content: Any, path) -> Theory:
-    _check_keys(content, _THEORY_SCHEMA, path, "theory")
-    grids = {}
-    for key in ("grid", "varied"):
-        _check_keys(content[key], _GRID_SCHEMA, path, f"theory.{key}")
-        g = content[key]
-        grids[key] = TheoryGrid(tuple(map(float, g["betas"])), tuple(sorted(g["size_exponents"])), g["runs"])
-    _check_keys(content["robustness"], _ROBUSTNESS_SCHEMA, path, "theory.robustness")
-    _check_keys(content["sensitivity"], _SENSITIVITY_SCHEMA, path, "theory.sensitivity")
-    variations = {k: {c: tuple(v) for c, v in content[k].items()} for k in ("robustness", "sensitivity")}
-    return Theory(**{**content, **grids, **variations})
+def _section(content: Any, cls, schema: dict, path, where: str):
+    """The NamedTuple of one section; sections within it likewise, lists become tuples."""
+    flat = {key: _MAPPING if len(entry) == 2 else entry for key, entry in schema.items()}
+    _check_keys(content, flat, path, where)
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in content.items()}
+    for key, entry in schema.items():
+        if len(entry) == 2:
+            values[key] = _section(content[key], *entry, path, f"{where}.{key}")
+    return cls(**values)
+
+
+def _check_sections(profile: Profile, path) -> None:
+    """What a section's values say about other parts of the profile."""
+    families = {spec.family for spec in profile.models.values()}
+    rosetta = profile.properties.rosetta
+    for family, curve in rosetta.items():
+        where = f"{path}: properties.rosetta names the {{}}; allowed are {{}}"
+        if family not in families:
+            raise ProfileError(where.format(f"family {family!r}", ", ".join(sorted(families))))
+        pairs = [name for name, points in profile.curves.items() if all(len(point) == 2 for point in points)]
+        if curve not in pairs:
+            raise ProfileError(where.format(f"curve {curve!r}", f"the curves of pairs, {', '.join(pairs)}"))
+        if not profile.family_points(family):
+            raise ProfileError(f"{path}: properties.rosetta.{family} is {curve!r}, which has no model of that family")
+    if unknown := [family for family in profile.properties.firing if family not in rosetta]:
+        raise ProfileError(
+            f"{path}: properties.firing names {unknown[0]!r}; allowed are the families of properties.rosetta, "
+            f"{', '.join(rosetta)}"
+        )
+    known = [point for points in profile.curves.values() for point in points]
+    if profile.explorer.point not in known:
+        raise ProfileError(
+            f"{path}: explorer.point is {list(profile.explorer.point)}; it must be a point of one of the curves"
+        )
 
 
 def _check_corpus(corpus: dict, path) -> None:

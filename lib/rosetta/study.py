@@ -7,9 +7,10 @@ already and was made with the same models, text and numbers is read; the rest is
 import json
 import logging
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import torch
@@ -17,7 +18,7 @@ from tqdm.auto import tqdm
 
 from rosetta import corpora, models, nulls, scaling
 from rosetta.activations import AlignedBatches, Example, Reader, strongest_segments
-from rosetta.alignment import Segment, segments
+from rosetta.alignment import segments, windows
 from rosetta.correlation import PearsonAccumulator
 from rosetta.matching import collapse, match_batches, mutual_nearest, top_k
 from rosetta.profiles import Profile
@@ -83,8 +84,22 @@ class Study:
     ) -> AlignedBatches:
         """Aligned batches of two models over the profile's text, up to a number of tokens of the first."""
         a, b = (self.reader(name, untrained_seed) for name in pair)
-        pieces = Pieces(self, a.tokenizer, b.tokenizer, tokens or self.profile.tokens)
-        return AlignedBatches(a, b, pieces, self.profile.sequences_per_batch)
+        p = self.profile
+        pieces = Budgeted(
+            lambda: segments(self.documents(), a.tokenizer, b.tokenizer, p.context, p.segments_per_document),
+            tokens or p.tokens,
+            lambda segment: len(segment.ids_a),
+        )
+        return AlignedBatches(a, b, pieces, p.sequences_per_batch)
+
+    def windows(self, tokenizer) -> "Budgeted":
+        """The text in which top-activating contexts are sought (E.2), as one model reads it."""
+        p = self.profile
+        return Budgeted(
+            lambda: windows(self.documents(), tokenizer, p.context, p.segments_per_document),
+            p.contexts.tokens,
+            lambda window: len(window.ids),
+        )
 
     # -----------------------------------------------------------------------------------------------------------------
     # Matches
@@ -103,11 +118,19 @@ class Study:
         ]
 
     def permuted_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
-        """The MatchTables of the trained models over permuted positions, one a permutation (C.3)."""
+        """The MatchTables of the trained models over permuted positions, one a permutation (C.3).
+
+        The models are read once for all permutations where ``memory_gb`` holds their activations.
+        """
+
+        @cache
+        def batches():
+            read = self.batches(pair)
+            size = 4 * self.profile.tokens * sum(map(sum, read.layers))
+            return read.held() if size <= self.profile.memory_gb * 2**30 else read
+
         return [
-            self._kept_matches(
-                pair, f".permuted-{s}", {"permuted": s}, lambda s=s: nulls.Permuted(self.batches(pair), s)
-            )
+            self._kept_matches(pair, f".permuted-{s}", {"permuted": s}, lambda s=s: nulls.Permuted(batches(), s))
             for s in self.profile.nulls.permutation_seeds
         ]
 
@@ -117,8 +140,8 @@ class Study:
         parameters = self.parameters(pair) | {"k": k} | extra
         return keep(path, parameters, lambda: match_batches(batches(), k, memory_bytes=memory, device=self.device))
 
-    def parameters(self, pair: tuple[str, str]) -> dict:
-        """All that the activations of a pair depend on."""
+    def parameters(self, names: Iterable[str], *modules: str) -> dict:
+        """All that the activations of some models depend on; and the code of further modules of the library."""
         p = self.profile
         corpus = dict(p.corpus)
         if corpus["kind"] == "environment":
@@ -126,8 +149,8 @@ class Study:
         elif corpus["kind"] == "files":
             corpus["files"] = [[str(f), Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in corpus["paths"]]
         return {
-            "code": code_digest("corpora", "alignment", "activations", "correlation", "matching", "nulls", "models"),
-            "models": {name: models.fingerprint(p.models[name]) for name in pair},
+            "code": code_digest("corpora", "alignment", "activations", "correlation", "matching", "nulls", "models", *modules),
+            "models": {name: models.fingerprint(p.models[name]) for name in names},
             "corpus": corpus, "tokens": p.tokens, "context": p.context, "excerpt_characters": p.excerpt_characters,
             "segments_per_document": p.segments_per_document, "seed": p.seed, "dtype": p.dtype,
         }  # fmt: skip
@@ -242,8 +265,9 @@ class Study:
         """
         sweep = self.profile.token_sweep
         path = self.folder / "tables" / "token_sweep.parquet"
-        parameters = self.parameters(sweep.pair) | {"tokens": list(sweep.tokens)}
-        return keep(path, parameters, lambda: self._token_sweep(sweep.pair, list(sweep.tokens)))
+        budgets = sorted(sweep.tokens)
+        parameters = self.parameters(sweep.pair) | {"tokens": budgets}
+        return keep(path, parameters, lambda: self._token_sweep(sweep.pair, budgets))
 
     def _token_sweep(self, pair: tuple[str, str], budgets: list[int]) -> pd.DataFrame:
         batches = self.batches(pair, tokens=budgets[-1])
@@ -298,20 +322,29 @@ def _sweep_row(tokens: int, accumulator: PearsonAccumulator, before: set | None)
     return row, pairs
 
 
-class Pieces:
-    """The segments of a study's text up to a number of tokens of the first model; the same ones each time."""
+class Budgeted:
+    """A stream of text up to a number of tokens, with a progress bar; the same pieces each time it is gone through.
 
-    def __init__(self, study: Study, tokenizer_a, tokenizer_b, tokens: int):
-        self.study, self.tokenizers, self.tokens = study, (tokenizer_a, tokenizer_b), tokens
+    Parameters
+    ----------
+    stream : callable
+        Gives the stream from its start.
+    tokens : int
+        The piece that reaches this number is the last.
+    count : callable
+        The tokens of a piece.
+    """
 
-    def __iter__(self) -> Iterator[Segment]:
-        profile, read = self.study.profile, 0
-        found = segments(self.study.documents(), *self.tokenizers, profile.context, profile.segments_per_document)
+    def __init__(self, stream: Callable[[], Iterator], tokens: int, count: Callable[[Any], int]):
+        self.stream, self.tokens, self.count = stream, tokens, count
+
+    def __iter__(self) -> Iterator:
+        read = 0
         with tqdm(total=self.tokens, unit="token", unit_scale=True, leave=False) as bar:
-            for piece in found:
+            for piece in self.stream():
                 yield piece
-                read += len(piece.ids_a)
-                bar.update(len(piece.ids_a))
+                read += self.count(piece)
+                bar.update(self.count(piece))
                 if read >= self.tokens:
                     return
         if not read:

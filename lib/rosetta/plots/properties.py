@@ -1,0 +1,162 @@
+"""Figures of notebooks 05 and 06: what Rosetta Neurons are like."""
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rosetta.plots.style import (
+    BLACK,
+    BLUE,
+    GREEN,
+    GREY,
+    NAMES,
+    ORANGE,
+    PURPLE,
+    RED,
+    WIDTH,
+    heat_text,
+    legend_below,
+    log_ticks,
+)
+from rosetta.viewer import Context, RosettaNeuron
+
+POPULATIONS = {"Rosetta": (BLUE, "o-", "Rosetta Neurons"), "other": (GREY, "s--", "other neurons")}
+#: The category's colour is the same in every figure.
+CATEGORIES = {"code": BLUE, "math": RED, "formal/scientific": GREEN, "general prose": ORANGE, "conversational": PURPLE}
+
+
+def fig06a(table: pd.DataFrame) -> Figure:
+    """Figures 6a and 28: mean vocabulary-space kurtosis of Rosetta and other neurons against size, 95% intervals.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `properties.polarization` gives it; a panel a family.
+    """
+    families = list(table.groupby("family", sort=False))
+    size = (WIDTH * (1 if len(families) == 1 else 1.5), 4.0)
+    figure, panels = plt.subplots(1, len(families), figsize=size, squeeze=False, sharey=True)
+    for axes, (family, of_family) in zip(panels[0], families, strict=True):
+        for population, group in of_family.groupby("population", sort=False):
+            color, line, text = POPULATIONS[population]
+            error = [group["mean"] - group["low"], group["high"] - group["mean"]]
+            axes.errorbar(
+                group["neurons"], group["mean"], yerr=np.nan_to_num(error), fmt=line, color=color, capsize=3, label=text
+            )
+        axes.set(xscale="log", xlabel="neurons of the model", title=NAMES.get(family, family))
+        log_ticks(axes.xaxis)
+        axes.axhline(0, color=BLACK, linewidth=0.8)
+    panels[0, 0].set_ylabel("mean excess kurtosis")
+    legend_below(figure, panels[0, 0])
+    return figure
+
+
+def kurtosis_tails(table: pd.DataFrame) -> Figure:
+    """Beyond the mean: the share of each population whose kurtosis exceeds a value, for each family's largest model.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `properties.kurtoses` gives it.
+    """
+    families = list(table.groupby("family", sort=False))
+    figure, panels = plt.subplots(1, len(families), figsize=(WIDTH * 1.5, 3.8), squeeze=False, sharey=True, sharex=True)
+    for axes, (_, of_family) in zip(panels[0], families, strict=True):
+        largest = of_family[of_family["neurons"] == of_family["neurons"].max()]
+        for population, group in largest.groupby("population", sort=False):
+            color, line, text = POPULATIONS[population]
+            values = np.sort(group["kurtosis"].dropna())
+            share = 1 - np.arange(len(values)) / len(values)
+            axes.step(values, share, where="post", color=color, linestyle=line[1:], label=text)
+        axes.set(yscale="log", xscale="symlog", xlabel="excess kurtosis", title=largest["model"].iloc[0])
+    panels[0, 0].set_ylabel("share of neurons above")
+    legend_below(figure, panels[0, 0])
+    return figure
+
+
+def fig07(table: pd.DataFrame, populations: Sequence[str] = ("Rosetta",)) -> Figure:
+    """Figures 7, 29 and 30: NormalizedFire by category, a bar a size; 1, dashed, is the corpus baseline.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `properties.firing` gives it.
+    populations : sequence of str
+        A panel each; "other" comes with the 95% interval over its random samples.
+    """
+    figure, panels = plt.subplots(
+        len(populations), 1, figsize=(WIDTH * 1.2, 2.9 * len(populations) + 0.6), squeeze=False, sharey=True
+    )
+    categories = [category for category in CATEGORIES if (table["category"] == category).any()]
+    for axes, population in zip(panels[:, 0], populations, strict=True):
+        of_population = table[table["population"] == population]
+        models = list(of_population.groupby("neurons"))
+        width = 0.8 / len(models)
+        for index, (neurons, group) in enumerate(models):
+            group = group.set_index("category").loc[categories]
+            at = np.arange(len(categories)) + (index - (len(models) - 1) / 2) * width
+            error = np.nan_to_num([group["mean"] - group["low"], group["high"] - group["mean"]])
+            shade = plt.get_cmap("viridis_r")(0.1 + 0.85 * index / max(1, len(models) - 1))
+            axes.bar(at, group["mean"], width=0.92 * width, color=shade, label=f"{neurons:,}",
+                     yerr=error if error.any() else None, error_kw={"elinewidth": 1})  # fmt: skip
+        axes.axhline(1, color=BLACK, linestyle="--", linewidth=1.2)
+        axes.set_xticks(range(len(categories)), categories)
+        axes.set(ylabel="normalized firing", title=POPULATIONS[population][2], ylim=(0, None))
+        axes.grid(False, axis="x")
+    legend_below(figure, panels[0, 0], columns=6, title="neurons of the model", title_fontsize=11)
+    return figure
+
+
+def fig31(depths: pd.DataFrame) -> Figure:
+    """Figure 31: where Rosetta Neurons lie: their share in each bin of normalized depth, a row a model.
+
+    Parameters
+    ----------
+    depths : DataFrame
+        As `properties.depths` gives it.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.5 * len(depths) + 1.6))
+    image = axes.imshow(depths, aspect="auto", cmap="Blues", vmin=0, extent=(0, 1, len(depths) - 0.5, -0.5))
+    axes.set(xlabel="normalized depth, layer / (layers − 1)", yticks=range(len(depths)))
+    axes.set_yticklabels(depths.index)
+    axes.grid(False)
+    figure.colorbar(image, ax=axes, label="share of Rosetta Neurons", pad=0.02)
+    return figure
+
+
+def examples(
+    columns: dict[str, list[tuple[str, RosettaNeuron, str]]], contexts: int = 5, characters: int = 64
+) -> Figure:
+    """Figures 8 to 13, 19 and 20: what neurons fire on; a block of text lines a neuron, coloured by its activation.
+
+    Parameters
+    ----------
+    columns : dict of str to list of (title, RosettaNeuron, model)
+        A column of blocks under each heading; the activations shown are the named model's.
+    contexts, characters : int
+        Lines of each block, and characters around the peak on each line.
+    """
+    rows = max(map(len, columns.values()))
+    figure = plt.figure(figsize=(WIDTH * 0.9 * len(columns), (0.21 * contexts + 0.36) * rows + 0.5))
+    parts = figure.subfigures(1, len(columns), squeeze=False)[0]
+    for part, (heading, blocks) in zip(parts, columns.items(), strict=True):
+        part.suptitle(heading)
+        for axes, (title, neuron, model) in zip(part.subplots(rows, 1, squeeze=False)[:, 0], blocks, strict=True):
+            shown = [_around_peak(context, model, characters) for context in neuron.contexts[:contexts]]
+            pieces = [character for text, _ in shown for character in (*text, "\n")]
+            values = [value for _, heat in shown for value in (*heat, 0.0)]
+            heat_text(axes, pieces, values, plt.Normalize(0, max(values, default=0) or 1), characters, contexts)
+            axes.set_title(title, fontsize=10, loc="left", pad=2)
+    return figure
+
+
+def _around_peak(context: Context, model: str, characters: int) -> tuple[str, np.ndarray]:
+    """The characters around a context's peak, on one line, and the model's activation on each."""
+    heat = np.zeros(len(context.text))
+    for start, end, value in context.heat.get(model, []):
+        heat[start:end] = np.maximum(heat[start:end], value)
+    left = max(0, min((sum(context.peak) - characters) // 2, len(heat) - characters))
+    return context.text[left : left + characters].replace("\n", "⏎").replace("\t", " "), heat[left : left + characters]

@@ -1,0 +1,138 @@
+"""Figures of notebook 03: counts against size."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rosetta.plots.style import (
+    BLUE,
+    COLORS,
+    GREEN,
+    GREY,
+    MARKERS,
+    RED,
+    WIDTH,
+    NullFormatter,
+    draw_curve,
+    fit_line,
+    label,
+    legend_below,
+    log_axes,
+    log_ticks,
+)
+
+SIZE = "neurons (mean of the matched models)"
+
+
+def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
+    """Figure 3a: Rosetta Neurons against model size, a power law through each curve.
+
+    Parameters
+    ----------
+    points : DataFrame
+        As `Study.points` gives it.
+    count : {"raw", "calibrated"}
+    """
+    figure, axes = plt.subplots()
+    for index, (curve, group) in enumerate(points.groupby("curve", sort=False)):
+        fit = fit_line(axes, group["neurons"], group[count], COLORS[index % 6])
+        exponent = rf", $\alpha$ = {fit.alpha:.2f}, $R^2$ = {fit.r2:.3f}" if fit else ""
+        draw_curve(axes, group["neurons"], group[count], index, label(curve) + exponent)
+    log_axes(axes, SIZE, "Rosetta Neurons" if count == "raw" else "Rosetta Neurons above the null")
+    legend_below(figure, axes)
+    return figure
+
+
+def null_counts(points: pd.DataFrame, null: str) -> Figure:
+    """Figures 4 and 26: counts of one null (mean, 95% interval over seeds) beside the trained networks'.
+
+    Parameters
+    ----------
+    points : DataFrame
+        As `Study.points` gives it.
+    null : {"untrained", "permuted"}
+    """
+    figure, axes = plt.subplots()
+    for index, (curve, group) in enumerate(points.groupby("curve", sort=False)):
+        color, shape = COLORS[index % 6], MARKERS[index % 6]
+        axes.plot(group["neurons"], group["raw"], shape + "-", color=color, alpha=0.3, linewidth=1)
+        mean = group[f"{null}_mean"]
+        # A negative lower end has no place on a logarithmic axis.
+        low = (mean - group[f"{null}_low"].clip(lower=0.5)).fillna(0).clip(lower=0)
+        high = (group[f"{null}_high"] - mean).fillna(0)
+        axes.errorbar(
+            group["neurons"],
+            mean.clip(lower=0.5),
+            yerr=[low, high],
+            fmt=shape + "--",
+            color=color,
+            capsize=3,
+            label=label(curve),
+        )
+    log_axes(axes, SIZE, "matched pairs")
+    title = f"dashed: {null}, mean and 95% interval; faint: trained"
+    legend_below(figure, axes, columns=3, title=title, title_fontsize=11)
+    return figure
+
+
+def fig25(points: pd.DataFrame) -> Figure:
+    """Figure 25: the scaling of one curve for several k of the mutual top-k criterion.
+
+    Parameters
+    ----------
+    points : DataFrame
+        As `Study.k_points` gives it.
+    """
+    figure, axes = plt.subplots()
+    for index, (k, group) in enumerate(points.groupby("k")):
+        fit = fit_line(axes, group["neurons"], group["raw"], COLORS[index % 6])
+        exponent = rf", $\alpha$ = {fit.alpha:.2f}" if fit else ""
+        draw_curve(axes, group["neurons"], group["raw"], index, f"k = {k}{exponent}")
+    log_axes(axes, SIZE, "matched pairs")
+    legend_below(figure, axes)
+    return figure
+
+
+def fig33(sweep: pd.DataFrame) -> Figure:
+    """Figure 33: the number of matches, and their overlap with the set before, as the tokens grow.
+
+    Parameters
+    ----------
+    sweep : DataFrame
+        As `Study.token_sweep` gives it.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH * 1.4, 3.8))
+    left.plot(sweep["tokens"], sweep["count"], "o-", color=BLUE)
+    left.set(xscale="log", xlabel="tokens", ylabel="Rosetta Neurons", ylim=(0, 1.1 * sweep["count"].max()))
+    right.plot(sweep["tokens"], sweep["overlap"], "o-", color=BLUE, label="of this set, in the set before")
+    right.plot(sweep["tokens"], sweep["jaccard"], "s--", color=GREEN, label="Jaccard index")
+    right.set(xscale="log", xlabel="tokens", ylabel="overlap with the set before", ylim=(0, 1.03))
+    right.legend()
+    for axes in (left, right):
+        axes.xaxis.set_minor_formatter(NullFormatter())
+    return figure
+
+
+def predictions(table: pd.DataFrame) -> Figure:
+    """The largest point of each curve: as the smaller ones predict it (95% interval), and as it was measured.
+
+    Parameters
+    ----------
+    table : DataFrame
+        ``curve, predicted, low, high, measured``.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.55 * len(table) + 1.4))
+    y = np.arange(len(table))[::-1]
+    error = [table["predicted"] - table["low"], table["high"] - table["predicted"]]
+    axes.errorbar(
+        table["predicted"], y, xerr=error, fmt="o", color=GREY, capsize=4, label="predicted from the smaller sizes, 95%"
+    )
+    axes.plot(table["measured"], y, "D", color=RED, label="measured")
+    axes.set(
+        yticks=y, yticklabels=[label(curve) for curve in table["curve"]], xlabel="Rosetta Neurons at the largest size"
+    )
+    axes.set(xscale="log", ylim=(-0.6, len(table) - 0.4))
+    log_ticks(axes.xaxis)
+    axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
+    return figure

@@ -1,0 +1,102 @@
+"""One style for the whole kit: colours, sizes, axes, and text on its heat colours.
+
+Colours are Okabe and Ito's, which colour-blind readers can tell apart; curves differ in marker as well.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+
+from rosetta import scaling
+from rosetta.results import write_whole
+
+BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
+    "#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#F0E442", "#000000",
+)  # fmt: skip
+COLORS = [BLUE, RED, GREEN, PURPLE, ORANGE, SKY]
+MARKERS = ["o", "s", "^", "D", "v", "P"]
+GREY = "#8a8a8a"
+HEAT = "YlOrRd"
+WIDTH = 7.0  # inches; text is sized to stay legible when the figure is shown at half width
+
+plt.rcParams.update({
+    "figure.figsize": (WIDTH, 4.4), "figure.dpi": 110, "savefig.dpi": 160, "figure.constrained_layout.use": True,
+    "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 13, "legend.fontsize": 11, "legend.frameon": False,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "lines.linewidth": 1.8,
+    "lines.markersize": 7,
+})  # fmt: skip
+
+NAMES = {"pythia": "Pythia", "gpt2": "GPT-2", "opt": "OPT", "qwen": "Qwen"}
+
+
+def label(curve: str) -> str:
+    """``"pythia-opt"`` -> ``"Pythia–OPT"``."""
+    return "–".join(NAMES.get(family, family) for family in curve.split("-"))
+
+
+def save(figure: Figure, folder: Path, name: str) -> Figure:
+    """Write ``folder/figures/name.png`` whole or not at all; the figure, so that a cell can end with this call."""
+    write_whole(Path(folder) / "figures" / f"{name}.png", lambda path: figure.savefig(path, format="png"))
+    return figure
+
+
+def log_ticks(*some: Axis) -> None:
+    """1, 2, 5, 10, ... written out, and nothing between."""
+    for axis in some:
+        axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=8))
+        axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
+        axis.set_minor_formatter(NullFormatter())
+
+
+def log_axes(axes: Axes, x: str, y: str) -> None:
+    axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+    log_ticks(axes.xaxis, axes.yaxis)
+
+
+def draw_curve(axes: Axes, x, y, index: int, text: str, **style) -> None:
+    axes.plot(x, y, MARKERS[index % 6], color=COLORS[index % 6], label=text, **style)
+
+
+def fit_line(axes: Axes, x, y, color: str) -> scaling.PowerLawFit | None:
+    """The dashed power-law fit of a curve; None where there is nothing to fit."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    if len(np.unique(x)) < 2 or not (y > 0).all():
+        return None
+    fit = scaling.fit_power_law(x, y)
+    ends = np.array([x.min(), x.max()])
+    axes.plot(ends, fit.predict(ends), "--", color=color, linewidth=1.3)
+    return fit
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 2, **style) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, **style)
+
+
+def heat_text(
+    axes: Axes, pieces: Sequence[str], values: Sequence[float], norm, columns: int = 52, lines: int = 7
+) -> None:
+    """Text in a monospaced grid, each piece on its heat colour."""
+    axes.set(xlim=(0, columns), ylim=(-lines, 0))
+    axes.axis("off")
+    x, y = 0, 0
+    for piece, value in zip(pieces, values, strict=True):
+        for character in piece:
+            if character == "\n" or x == columns:
+                x, y = 0, y + 1
+            if y == lines:
+                return
+            if character == "\n":
+                continue
+            face = plt.get_cmap(HEAT)(norm(max(value, 0)))
+            if value > norm.vmax * 0.02:
+                axes.add_patch(plt.Rectangle((x, -y - 1), 1, 1, color=face, linewidth=0))
+            ink = "white" if norm(value) > 0.7 else "black"
+            shown = character if character.isprintable() else " "
+            axes.text(x + 0.5, -y - 0.5, shown, family="monospace", fontsize=8, ha="center", va="center", color=ink)
+            x += 1

@@ -1,0 +1,140 @@
+"""Figures of notebook 04: the allocation problem and its simulation."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from rosetta import theory
+from rosetta.plots.style import BLACK, BLUE, COLORS, GREY, MARKERS, SKY, WIDTH, YELLOW, draw_curve
+
+
+def fig05(isolations: dict[int, np.ndarray], beta: float, tau: float) -> Figure:
+    """Figure 5: the optimal isolation along the ranked features, and the frontiers that part them.
+
+    Parameters
+    ----------
+    isolations : dict of int to float64 [A]
+        s_r for each number of neurons N; the regions are drawn for the first.
+    beta, tau : float
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 4.8))
+    (n, s), *larger = isolations.items()
+    edges = [0.8, (s >= tau).sum() + 0.5, (s > 0).sum() + 0.5, len(s), len(s) * 4]
+    names = ["detectable", "partly\nisolated", "superposed,\n$s_r = 0$", "not repre-\nsented"]
+    for left, right, name, color in zip(edges[:-1], edges[1:], names, (BLUE, SKY, YELLOW, GREY), strict=True):
+        axes.axvspan(left, right, color=color, alpha=0.18, linewidth=0)
+        if right > left * 1.4:
+            axes.text((left * right) ** 0.5, 1.01, name, transform=axes.get_xaxis_transform(), ha="center", fontsize=10)
+    for index, (size, values) in enumerate([(n, s), *larger]):
+        held = values > 0
+        ranks = np.arange(1, len(values) + 1)[held]
+        style = {"color": COLORS[index], "alpha": 1 if index == 0 else 0.75}
+        axes.plot(ranks, values[held], linewidth=1.2, **style)
+        reached = (values >= tau).sum()
+        text = rf"N = {size:,}: $R_\tau$ = {reached:,}, $s_r > 0$ for {held.sum():,}"
+        axes.plot(ranks, values[held], MARKERS[index], markersize=4 if len(ranks) < 100 else 2, label=text, **style)
+    axes.axhline(tau, color=BLACK, linestyle=":", linewidth=1.4)
+    axes.text(edges[-1], tau * 1.15, rf"$\tau$ = {tau:g}", ha="right")
+    axes.set(xscale="log", yscale="log", xlim=(edges[0], edges[-1]), ylim=(0.02, None))
+    axes.set(xlabel=rf"rank r of the feature (importance $r^{{-{beta:g}}}$)", ylabel="optimal isolation $s_r$")
+    axes.legend(loc="upper right")
+    return figure
+
+
+def fig27(table: pd.DataFrame, fitted: pd.DataFrame, reading: str = "coordinates") -> Figure:
+    """Figure 27: counts (a), isolation of the Rosetta (b) and of the other neurons (c); theory lines dashed.
+
+    Each line has the theory's slope and goes through the first point that has a logarithm, as in the paper. The
+    legends give the fitted slope and, in brackets, the theory's. Means of 0 have no place on these axes.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `theory.grid` gives it; drawn are the means over the runs.
+    fitted : DataFrame
+        As `theory.slopes` gives it, for the same reading.
+    """
+    means = table.groupby(["beta", "neurons"], as_index=False).mean(numeric_only=True)
+    panels = {
+        "a": ("rosetta_count", "(a) Rosetta Neurons"),
+        "b": ("rosetta_isolation", "(b) mean isolation\nof Rosetta Neurons"),
+        "c": (f"non_rosetta_{reading}", "(c) isolation of\nnon-Rosetta neurons"),
+    }
+    figure, rows = plt.subplots(3, 1, figsize=(WIDTH, 11), sharex=True)
+    for axes, (panel, (column, name)) in zip(rows, panels.items(), strict=True):
+        slope = fitted[fitted["panel"] == panel].set_index("beta")
+        for index, (beta, group) in enumerate(means.groupby("beta")):
+            group = group[group[column] > 0]
+            expected = theory.exponents(beta)[panel]
+            alpha = f"{slope.loc[beta, 'alpha']:.3f}" if beta in slope.index else "no fit"
+            draw_curve(axes, group["neurons"], group[column], index, rf"$\beta$ = {beta:g}: {alpha} ({expected:.3f})")
+            if len(group):
+                first = group.iloc[0]
+                ends = np.array([first["neurons"], means["neurons"].max()])
+                line = first[column] * (ends / first["neurons"]) ** expected
+                axes.plot(ends, line, "--", color=COLORS[index % 6], linewidth=1.3)
+        axes.set(yscale="log", ylabel=name)
+        axes.set_xscale("log", base=2)
+        axes.legend(title="slope (theory)", loc="center left", bbox_to_anchor=(1, 0.5), fontsize=10)
+    rows[-1].set_xlabel("neurons N")
+    return figure
+
+
+def panel_c(fitted: pd.DataFrame) -> Figure:
+    """Slopes of Figure 27c under each reading of "non-Rosetta" and each kind of background, beside the theory's.
+
+    Parameters
+    ----------
+    fitted : DataFrame
+        Rows of `theory.slopes` with the columns ``background`` and ``reading``.
+    """
+    kinds = list(fitted["background"].unique())
+    figure, panels = plt.subplots(1, len(kinds), figsize=(WIDTH * 1.4, 4.6), sharex=True, sharey=True, squeeze=False)
+    shifts = np.linspace(-0.05, 0.05, fitted["reading"].nunique())
+    for axes, kind in zip(panels[0], kinds, strict=True):
+        part = fitted[fitted["background"] == kind]
+        betas = np.linspace(part["beta"].min() - 0.1, part["beta"].max() + 0.1, 100)
+        axes.plot(betas, (1 - betas) / betas, color=BLACK, linewidth=1.3, label=r"theory, $(1-\beta)/\beta$")
+        for index, (reading, group) in enumerate(part.groupby("reading", sort=False)):
+            error = [group["alpha"] - group["alpha_low"], group["alpha_high"] - group["alpha"]]
+            style = {"color": COLORS[index % 6], "fmt": MARKERS[index % 6], "capsize": 3, "linewidth": 1.2}
+            axes.errorbar(
+                group["beta"] + shifts[index], group["alpha"], yerr=np.nan_to_num(error), label=reading, **style
+            )
+        axes.set(title=f"background of {kind} features", xlabel=r"$\beta$", ylim=(-2, 0.6))
+    panels[0, 0].set_ylabel("fitted slope, 95% interval")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return figure
+
+
+def slope_errors(fitted: pd.DataFrame, within: float = 0.05) -> Figure:
+    """Fitted minus theoretical slope of the counts (a) and isolations (b), one choice of the simulation at a time.
+
+    Parameters
+    ----------
+    fitted : DataFrame
+        Rows of `theory.slopes` by ``choice`` and ``value``.
+    within : float
+        Half the width of the band drawn: what the paper reports for its own choices.
+    """
+    choices = list(fitted["choice"].unique())
+    figure, panels = plt.subplots(
+        1, len(choices), figsize=(WIDTH * 1.5, 4.2), sharey=True, squeeze=False,
+        width_ratios=[max(2, fitted[fitted["choice"] == choice]["value"].nunique()) for choice in choices],
+    )  # fmt: skip
+    for axes, choice in zip(panels[0], choices, strict=True):
+        part = fitted[(fitted["choice"] == choice) & fitted["panel"].isin(["a", "b"])]
+        values = sorted(part["value"].unique(), key=lambda text: (float(text) if text[0].isdigit() else 0.0, text))
+        axes.axhspan(-within, within, color=GREY, alpha=0.15, linewidth=0)
+        for index, ((panel, beta), group) in enumerate(part.groupby(["panel", "beta"])):
+            color = COLORS[index % part["beta"].nunique()]
+            places = [values.index(value) + (0.12 if panel == "b" else -0.12) for value in group["value"]]
+            filled = color if panel == "a" else "none"
+            axes.plot(places, group["error"], MARKERS[index % part["beta"].nunique()], color=color,
+                      markerfacecolor=filled, label=rf"({panel}) $\beta$ = {beta:g}")  # fmt: skip
+        axes.set_xticks(range(len(values)), values, rotation=45)
+        axes.set(xlabel=choice, xlim=(-0.5, len(values) - 0.5))
+    panels[0, 0].set_ylabel("slope: measured − theory")
+    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
+    return figure
