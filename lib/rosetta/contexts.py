@@ -56,7 +56,7 @@ def top_contexts(
         spread.update(acts)
         seen[number] = window
         # Of equal values both give the first.
-        found = acts.max(0, keepdim=True) if one_per_document else acts.sort(0, descending=True, stable=True)
+        found = acts.max(0, keepdim=True) if one_per_document else acts.sort(dim=0, descending=True, stable=True)
         values, places = found.values[:n].float(), found.indices[:n] + (number << TOKEN_BITS)
         if one_per_document and window.document == document:  # the document goes on
             before, at = waiting[-1]

@@ -21,10 +21,10 @@ from rosetta.viewer import Context, Member, RosettaNeuron
 Partners = dict[str, tuple[int, int, float]]
 
 
-def write(study: Study) -> Path:
+def write(study: Study, neurons: list[RosettaNeuron]) -> Path:
     """Write the explorer of the profile's point to ``results/<profile>/explorer.html``."""
     p = study.profile
-    anchor, neurons = p.anchor(p.explorer.point), rosetta_neurons(study)
+    anchor = p.anchor(p.explorer.point)
     note = (
         f"Neurons of {anchor} whose nearest neighbour in another model is mutual, over {p.tokens:,} tokens; contexts from "
         f"{p.contexts.tokens:,} tokens."

@@ -119,12 +119,15 @@ def unembedding(model: torch.nn.Module) -> torch.Tensor:
     return head.weight.detach()
 
 
+def cosines(w_out: torch.Tensor, w_u: torch.Tensor) -> torch.Tensor:
+    """s_v = cos(w_out, w_u[v]) of some neurons with all tokens: [N, V]; for few neurons, since nothing is cut in blocks."""
+    return torch.nn.functional.normalize(w_out, dim=1) @ torch.nn.functional.normalize(w_u, dim=1).T
+
+
 def promoted_tokens(w_out: torch.Tensor, w_u: torch.Tensor, n: int = 10) -> torch.Tensor:
     """The n tokens whose unembedding vectors lie closest to each neuron's output weight: int64 [N, n], nearest first."""
-    tokens = torch.nn.functional.normalize(w_u.double(), dim=1)
-    rows = max(1, BLOCK_BYTES // (8 * len(tokens)))
-    best = [(part.double() @ tokens.T).topk(min(n, len(tokens)), dim=1).indices for part in w_out.split(rows)]
-    return torch.cat(best)
+    rows = max(1, BLOCK_BYTES // (w_u.element_size() * len(w_u)))
+    return torch.cat([cosines(part, w_u).topk(min(n, len(w_u)), dim=1).indices for part in w_out.split(rows)])
 
 
 class Selectivity(NamedTuple):

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from rosetta.alignment import Window, token_texts
 
@@ -83,6 +84,28 @@ def random_neurons(others: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
     n, seed : int
     """
     return others.sample(min(n, len(others) // 2), random_state=seed)
+
+
+def trends(firing: pd.DataFrame) -> pd.DataFrame:
+    """How NormalizedFire changes over a tenfold growth in neurons: least squares on log10 of the size, 95% intervals.
+
+    Parameters
+    ----------
+    firing : DataFrame
+        ``neurons, population, category, mean``, a row a model.
+
+    Returns
+    -------
+    DataFrame
+        ``population, category, slope, low, high``; without an interval for fewer than three sizes.
+    """
+    rows = []
+    for (population, category), group in firing.groupby(["population", "category"], sort=False):
+        x = np.log10(group["neurons"].to_numpy(float))
+        found = stats.linregress(x, group["mean"])
+        half = stats.t.ppf(0.975, len(x) - 2) * found.stderr if len(x) > 2 else np.nan
+        rows.append((population, category, found.slope, found.slope - half, found.slope + half))
+    return pd.DataFrame(rows, columns=["population", "category", "slope", "low", "high"])
 
 
 def depth_histogram(layers: Sequence[int], n_layers: int, bins: int = 12) -> np.ndarray:

@@ -104,8 +104,9 @@ def fig07(table: pd.DataFrame, populations: Sequence[str] = ("Rosetta",)) -> Fig
                      yerr=error if error.any() else None, error_kw={"elinewidth": 1})  # fmt: skip
         axes.axhline(1, color=BLACK, linestyle="--", linewidth=1.2)
         axes.set_xticks(range(len(categories)), categories)
-        axes.set(ylabel="normalized firing", title=POPULATIONS[population][2], ylim=(0, None))
+        axes.set(ylabel="normalized firing", title=POPULATIONS[population][2])
         axes.grid(False, axis="x")
+    panels[0, 0].set_ylim(0, None)
     legend_below(figure, panels[0, 0], columns=6, title="neurons of the model", title_fontsize=11)
     return figure
 
@@ -140,6 +141,7 @@ def examples(
         Lines of each block, and characters around the peak on each line.
     """
     rows = max(map(len, columns.values()))
+    contexts = min(contexts, max(len(neuron.contexts) for blocks in columns.values() for _, neuron, _ in blocks))
     figure = plt.figure(figsize=(WIDTH * 0.9 * len(columns), (0.21 * contexts + 0.36) * rows + 0.5))
     parts = figure.subfigures(1, len(columns), squeeze=False)[0]
     for part, (heading, blocks) in zip(parts, columns.items(), strict=True):

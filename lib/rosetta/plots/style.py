@@ -28,7 +28,7 @@ WIDTH = 7.0  # inches; text is sized to stay legible when the figure is shown at
 plt.rcParams.update({
     "figure.figsize": (WIDTH, 4.4), "figure.dpi": 110, "savefig.dpi": 160, "figure.constrained_layout.use": True,
     "font.size": 12, "axes.titlesize": 13, "axes.labelsize": 13, "legend.fontsize": 11, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.25, "lines.linewidth": 1.8,
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "axes.axisbelow": True, "grid.alpha": 0.25, "lines.linewidth": 1.8,
     "lines.markersize": 7,
 })  # fmt: skip
 
