@@ -218,11 +218,11 @@ def _environment_texts(heldout: bool) -> Iterator[tuple[str, str, str]]:
             continue  # the manifest notices and names it
         distribution = importlib.metadata.distribution(name)
         for file in sorted(distribution.files or (), key=str):
-            kind = _kind(name, str(file))
+            kind = file_kind(name, str(file))
             path = f"{name}/{_without_version(str(file))}"
             if kind is None or is_heldout(path) != heldout:
                 continue
-            text = _read(Path(file.locate()))
+            text = read_text(Path(file.locate()))
             if text is None:
                 continue
             if kind == "py":
@@ -241,7 +241,7 @@ def _environment_texts(heldout: bool) -> Iterator[tuple[str, str, str]]:
             yield "Arithmetic", path, arithmetic(index)
 
 
-def _kind(name: str, path: str) -> str | None:
+def file_kind(name: str, path: str) -> str | None:
     """What a file of a distribution is to the corpus: a subset, "py" for a Python module, or None."""
     parts = path.split("/")
     if {"tests", "test", "testing", "_vendor", "__pycache__"} & set(parts) or parts[-1] in (
@@ -270,7 +270,7 @@ def _without_version(path: str) -> str:
     return f"dist-info/{rest}" if rest else head
 
 
-def _read(path: Path) -> str | None:
+def read_text(path: Path) -> str | None:
     """The text of a UTF-8 file; None, with a message, for one that is missing or is something else."""
     try:
         return path.read_bytes().decode("utf-8").replace("\r\n", "\n")
@@ -435,7 +435,7 @@ def from_files(paths: Iterable[str | Path], category: str = "general prose") -> 
     """
     for path in map(Path, paths):
         if path.suffix != ".jsonl":
-            text = _read(path)
+            text = read_text(path)
             if text is not None:
                 yield Document(normalize(text), path.stem, category, str(path))
             continue
