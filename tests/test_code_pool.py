@@ -447,10 +447,12 @@ def count(text):
 def test_the_target_has_its_share_of_a_mixed_pool_within_one_function(share, tokens, seed, order):
     functions = some_functions()
     pool = mix(functions, "C", share, tokens, count, seed)
-    assert list(pool.columns) == ["text", "language", "split", "source", "tokens"]
-    assert set(pool.split) == {"train"} and pool.source.is_unique
-    assert set(pool[["text", "language", "split", "source"]].itertuples(index=False, name=None)) <= set(functions)
-    assert pool.tokens.tolist() == [count(text) for text in pool.text]
+    assert list(pool.columns) == ["number", "language", "source", "tokens"]
+    drawn = [functions[number] for number in pool.number]
+    assert {function.split for function in drawn} == {"train"} and pool.number.is_unique
+    assert [(f.language, f.source, count(f.text)) for f in drawn] == [
+        row[1:] for row in pool.itertuples(index=False, name=None)
+    ]
     for part, wanted in (
         (pool[pool.language == "C"], share * tokens),
         (pool[pool.language != "C"], (1 - share) * tokens),
@@ -458,7 +460,8 @@ def test_the_target_has_its_share_of_a_mixed_pool_within_one_function(share, tok
         last = part.tokens.iloc[-1]
         assert part.tokens.sum() - last < wanted <= part.tokens.sum()
     order.shuffle(functions)
-    assert mix(iter(functions), "C", share, tokens, count, seed).equals(pool)
+    again = mix(iter(functions), "C", share, tokens, count, seed)
+    assert [functions[number] for number in again.number] == drawn
 
 
 def test_a_mixed_pool_is_drawn_at_random_by_its_seed_and_only_what_may_enter_is_counted():
@@ -493,3 +496,18 @@ def test_a_pool_that_cannot_be_mixed_is_refused():
             mix(functions, "C", share, 100, count, 0)
     with pytest.raises(ValueError, match="tokens is 0"):
         mix(functions, "C", 0.1, 0, count, 0)
+
+
+def test_the_test_split_is_drawn_from_when_asked():
+    functions = some_functions()
+    pool = mix(functions, "C", 0.5, 300, count, 0, split="test")
+    assert {functions[number].split for number in pool.number} == {"test"}
+
+
+def test_functions_are_written_and_read_as_streams(tmp_path):
+    functions = some_functions()
+    code_pool.write(iter(functions), tmp_path / "f.parquet", rows=7)
+    assert list(code_pool.read(tmp_path / "f.parquet")) == functions
+    assert list(code_pool.read(tmp_path / "f.parquet", [5, 2, 40])) == [functions[i] for i in (2, 5, 40)]
+    code_pool.write([], tmp_path / "none.parquet")
+    assert list(code_pool.read(tmp_path / "none.parquet")) == []

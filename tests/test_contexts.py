@@ -111,6 +111,15 @@ def test_mean_and_spread_are_those_of_all_positions(reader_of, documents):
     assert table.attrs["positions"] == len(acts)
 
 
+def test_the_mean_of_a_context_is_over_all_its_tokens(reader_of, documents):
+    reader = reader_of["pythia"]
+    pieces = stream(reader, documents, per_document=1)
+    table = top_contexts(reader, pieces, 2)
+    means = {w.document.source: acts.double().mean(0).numpy() for w, acts in read_windows(reader, pieces)}
+    expected = [means[row.source][row.layer * reader.layers[0] + row.unit] for row in table.itertuples()]
+    np.testing.assert_allclose(table.context_mean, expected, atol=1e-5)
+
+
 def test_a_dead_neuron_has_no_contexts(reader_of, documents):
     reader = reader_of["opt"]
     acts = torch.cat([acts for _, acts in read_windows(reader, stream(reader, documents[:6]))])

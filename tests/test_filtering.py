@@ -32,7 +32,7 @@ def contexts_of(neurons):
     return pd.DataFrame(
         [
             {"layer": layer, "unit": unit, "rank": rank, "activation": activation, "subset": subset, "mean": mean}
-            | {"std": std}
+            | {"std": std, "context_mean": activation / rank}
             for (layer, unit), (mean, std, rows) in neurons.items()
             for rank, (activation, subset) in enumerate(rows, start=1)
         ]
@@ -40,7 +40,10 @@ def contexts_of(neurons):
 
 
 def labels_of(subsets):
-    rows = [{"layer": layer, "unit": unit, "summary": "s", "subset": s} for (layer, unit), s in subsets.items()]
+    rows = [
+        {"layer": layer, "unit": unit, "summary": "s", "subset": s, "share": 0.5}
+        for (layer, unit), s in subsets.items()
+    ]
     return pd.DataFrame(rows)
 
 
@@ -58,7 +61,7 @@ def order_of(ranked):
 
 
 def test_neurons_that_qualify_come_by_their_normalized_activation_then_the_nearest():
-    ranked = rank_neurons(LABELS, contexts_of(NEURONS), "C", least_share=0.6)
+    ranked = rank_neurons(LABELS, contexts_of(NEURONS), "C", least_share=0.6, normalize="zscore")
     assert order_of(ranked) == [(0, 2), (1, 5), (0, 1), (1, 0)]
     assert ranked.qualifies.tolist() == [True, True, True, False]
     np.testing.assert_allclose(ranked.normalized_activation, [4, 4, 3, 40], rtol=1e-6)
@@ -67,6 +70,10 @@ def test_neurons_that_qualify_come_by_their_normalized_activation_then_the_neare
     ranked = rank_neurons(LABELS, contexts_of(NEURONS), "C", least_share=0.6, normalize="peak")
     assert order_of(ranked) == [(0, 2), (0, 1), (1, 5), (1, 0)]
     np.testing.assert_allclose(ranked.normalized_activation[:3], [1, 7 / 9, 2 / 3], rtol=1e-6)
+    ranked = rank_neurons(LABELS, contexts_of(NEURONS), "C", least_share=0.6)
+    assert order_of(ranked) == [(0, 2), (0, 1), (1, 5), (1, 0)]
+    expected = [(4 + 4 / 2 + 4 / 3) / 12, (9 + 7 / 2 + 5 / 3) / 27, (3 + 2 / 2 + 1 / 3) / 9]
+    np.testing.assert_allclose(ranked.normalized_activation[:3], expected, rtol=1e-6)
 
 
 def test_where_no_neuron_qualifies_the_nearest_is_first():
@@ -75,8 +82,18 @@ def test_where_no_neuron_qualifies_the_nearest_is_first():
     assert not rank_neurons(LABELS, contexts_of(NEURONS), "Ruby", least_share=0).qualifies.any()
 
 
+def test_where_the_corpus_has_no_such_subset_the_label_must_name_the_target():
+    labels = LABELS.assign(
+        summary=["JavaScript functions", "scripts", "TypeScript, javascript", "Java"], share=[0.9, 1, 0.4, 1]
+    )
+    ranked = rank_neurons(labels, contexts_of(NEURONS), "JavaScript", least_share=0.5)
+    assert order_of(ranked) == [(1, 5), (0, 2), (0, 1), (1, 0)]
+    assert ranked.qualifies.tolist() == [True, False, False, False]
+    assert ranked.target_share.tolist() == [0.9, 0.4, 0, 0]
+
+
 def test_only_the_top_contexts_count():
-    ranked = rank_neurons(LABELS, contexts_of(NEURONS), "C", least_share=1, top=2)
+    ranked = rank_neurons(LABELS, contexts_of(NEURONS), "C", least_share=1, normalize="zscore", top=2)
     assert order_of(ranked) == [(1, 5), (0, 2), (0, 1), (1, 0)]  # z 4.5, 4 and 3.5
     assert ranked.qualifies.tolist() == [True, True, True, False]
 
@@ -84,7 +101,7 @@ def test_only_the_top_contexts_count():
 def test_a_neuron_whose_normalized_activation_is_undefined_is_last_of_those_that_qualify():
     flat = {(0, 0): (1.0, 0.0, [(1.0, "C")]), (0, 1): (0.0, 1.0, [(-2.0, "C")])}
     labels = labels_of(dict.fromkeys(flat, "C"))
-    ranked = rank_neurons(labels, contexts_of(flat), "C", least_share=1)
+    ranked = rank_neurons(labels, contexts_of(flat), "C", least_share=1, normalize="zscore")
     assert order_of(ranked) == [(0, 1), (0, 0)] and ranked.normalized_activation.isna().tolist() == [False, True]
     ranked = rank_neurons(labels, contexts_of(flat), "C", least_share=1, normalize="peak")
     assert order_of(ranked) == [(0, 0), (0, 1)] and ranked.normalized_activation.isna().tolist() == [False, True]
@@ -92,7 +109,7 @@ def test_a_neuron_whose_normalized_activation_is_undefined_is_last_of_those_that
 
 def test_what_neurons_cannot_be_ranked_by_is_refused():
     contexts = contexts_of(NEURONS)
-    with pytest.raises(ValueError, match=r"'max'.*'zscore' and 'peak'"):
+    with pytest.raises(ValueError, match=r"'max'.*'tokens', 'peak' and 'zscore'"):
         rank_neurons(LABELS, contexts, "C", 0.5, normalize="max")
     for share in (-0.1, 1.1, float("nan")):
         with pytest.raises(ValueError, match="least_share is"):

@@ -87,6 +87,7 @@ def test_both_orders_of_a_pair_stay_apart():
     content = changed("curves", to={"there": [pair], "back": [pair[::-1]]}) | {"k_curve": "there"}
     content["properties"] |= {"rosetta": {"opt": "back"}, "firing": ["opt"]}
     content["explorer"]["point"] = pair
+    content["filtering"] |= {"pair": pair, "scorer": "opt-32x2"}
     profile = profiles.check(content, "both.yaml")
     assert profile.pairs_of(tuple(pair)) == [tuple(pair)]
     assert profile.pairs_of(tuple(pair[::-1])) == [tuple(pair[::-1])]
@@ -228,6 +229,13 @@ def test_a_family_is_followed_along_the_curve_that_defines_its_rosetta_neurons()
         (("properties", "baseline", "neurons"), 0, "properties.baseline.neurons is 0; it must be"),
         (("properties", "baseline", "seeds"), ..., "the key properties.baseline.seeds is missing"),
         (("explorer", "point"), ["opt-32x2", "gpt2-32x2"], "explorer.point is ['opt-32x2', 'gpt2-32x2']; it must be a point"),
+        (("filtering", "pair"), ["opt-32x2", "gpt2-32x2"], "filtering.pair is ['opt-32x2', 'gpt2-32x2']; it must be a point"),
+        (("filtering", "scorer"), "qwen-32x2", "hold the scorer, 'qwen-32x2'"),
+        (("filtering", "learner"), "gpt3", "filtering names the model 'gpt3', which 'models' does not describe"),
+        (("filtering", "share"), None, "both null (the whole pool) or neither"),
+        (("filtering", "pool"), {"kind": "github"}, "filtering.pool.kind is 'github'; allowed are environment, codesearchnet"),
+        (("filtering", "pool"), {"kind": "codesearchnet"}, "the key filtering.pool.source is missing"),
+        (("filtering", "training", "warmup_share"), 3.0, "filtering.training.warmup_share is 3.0; it must be"),
         (("labels", "kind"), "human", "labels.kind is 'human'; it must be offline or chat"),
     ],
 )  # fmt: skip

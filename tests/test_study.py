@@ -47,6 +47,7 @@ def profile(tmp_path, texts):
             "token_sweep": {"pair": list(PAIR), "tokens": [300, 900, 2_000]},
             "properties": content["properties"] | {"rosetta": {"pythia": "pythia-opt"}, "firing": ["pythia"]},
             "explorer": content["explorer"] | {"point": list(PAIR)},
+            "filtering": content["filtering"] | {"pair": list(PAIR), "scorer": PAIR[0]},
             "device": "cpu",
         }
         path = tmp_path / f"{name}.yaml"

@@ -19,10 +19,13 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from io import StringIO
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import tree_sitter
 import tree_sitter_cpp
 import tree_sitter_javascript
@@ -350,17 +353,17 @@ def mix(
     tokens: int,
     count_tokens: Callable[[str], int],
     seed: int,
+    split: str = "train",
 ) -> pd.DataFrame:
-    """A training pool in which the target language is a minority of known size (the paper's: 6% of the tokens).
+    """Draw a pool in which the target language is a minority of known size (the paper's: 6% of the tokens).
 
-    Functions of the training split are drawn at random, the target's until they hold `share` of the tokens, the others
-    (in proportion to what there is of each language) until they hold the rest; each part exceeds its size by less than
-    one function. The order of `functions` does not matter, and only the pool itself is held in memory.
+    Functions of one split are drawn at random, the target's until they hold `share` of the tokens, the others (in
+    proportion to what there is of each language) until they hold the rest; each part exceeds its size by less than one
+    function. No text is held in memory: what is drawn is known by its number in the stream.
 
     Parameters
     ----------
     functions : iterable of Function
-        Functions of the test split are passed over.
     target : str
     share : float
         Between 0 and 1, both excluded.
@@ -369,11 +372,12 @@ def mix(
     count_tokens : callable
         Tokens of a text.
     seed : int
+    split : {"train", "test"}
 
     Returns
     -------
     DataFrame
-        ``text, language, split, source, tokens``, in the random order in which they were drawn.
+        ``number, language, source, tokens``, in the random order in which they were drawn.
 
     Raises
     ------
@@ -385,10 +389,10 @@ def mix(
     if tokens < 1:
         raise ValueError(f"tokens is {tokens}; it must be at least 1")
     wanted = {True: share * tokens, False: (1 - share) * tokens}
-    drawn: dict[bool, list[tuple[int, int, Function]]] = {True: [], False: []}  # heaps, the last in order on top
+    drawn: dict[bool, list[tuple]] = {True: [], False: []}  # heaps, the last in order on top
     held, languages = Counter(), set()
-    for function in functions:
-        if function.split != "train":
+    for number, function in enumerate(functions):
+        if function.split != split:
             continue
         languages.add(function.language)
         part = function.language == target
@@ -398,7 +402,7 @@ def mix(
         if held[part] >= wanted[part] and place > -heap[0][0]:
             continue  # before its tokens are counted, which takes the time
         n = count_tokens(function.text)
-        heapq.heappush(heap, (-place, n, function))
+        heapq.heappush(heap, (-place, n, number, function.language, function.source))
         held[part] += n
         while held[part] - heap[0][1] >= wanted[part]:
             held[part] -= heapq.heappop(heap)[1]
@@ -408,4 +412,25 @@ def mix(
         if held[part] < wanted[part]:
             raise ValueError(f"the pool needs {wanted[part]:.0f} tokens of {name}, but there are {held[part]}")
     rows = sorted(drawn[True] + drawn[False], key=lambda item: -item[0])
-    return pd.DataFrame([(*function, n) for _, n, function in rows], columns=[*Function._fields, "tokens"])
+    pool = pd.DataFrame(rows, columns=["place", "tokens", "number", "language", "source"])
+    return pool[["number", "language", "source", "tokens"]]
+
+
+def write(functions: Iterable[Function], path: Path, rows: int = 2_000) -> None:
+    """Write functions to a parquet file, `rows` in memory at a time."""
+    functions = iter(functions)
+    schema = pa.schema([(field, pa.string()) for field in Function._fields])
+    with pq.ParquetWriter(path, schema) as writer:
+        while some := list(islice(functions, rows)):
+            writer.write_table(pa.Table.from_pylist([f._asdict() for f in some], schema))
+
+
+def read(path: Path, numbers: Sequence[int] | None = None) -> Iterator[Function]:
+    """The functions of a file that `write` wrote, streamed; given numbers, only those, in the file's order."""
+    wanted = None if numbers is None else set(map(int, numbers))
+    number = 0
+    for batch in pq.ParquetFile(path).iter_batches(2_000, columns=list(Function._fields)):
+        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
+            if wanted is None or number in wanted:
+                yield Function(*row)
+            number += 1

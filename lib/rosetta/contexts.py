@@ -37,8 +37,8 @@ def top_contexts(
     Returns
     -------
     DataFrame
-        A row for each neuron and rank: ``layer, unit, rank`` (from 1), ``activation``; the ``token`` on which the neuron
-        peaks and its bytes ``start, end`` within ``text``, the window's text; ``subset, category, source`` of the
+        A row for each neuron and rank: ``layer, unit, rank`` (from 1), ``activation`` (the highest) and ``context_mean``
+        (over all tokens of the window); the ``token`` on which the neuron peaks and its bytes ``start, end`` within ``text``, the window's text; ``subset, category, source`` of the
         document; and the neuron's ``mean, std`` over all positions. Of equal activations the earlier position comes
         first. A dead neuron (one that never changes) has no rows. ``attrs["positions"]`` is the length of the stream.
 
@@ -50,24 +50,25 @@ def top_contexts(
     neurons = sum(reader.layers)
     top, spread = TopPositions(neurons, n, reader.device), _Spread(neurons, reader.device)
     seen: dict[int, Window] = {}
-    waiting: list[tuple[torch.Tensor, torch.Tensor]] = []
+    waiting: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
     document = None
     for number, (window, acts) in enumerate(read_windows(reader, stream, sequences_per_batch)):
-        spread.update(acts)
+        mean = spread.update(acts)
         seen[number] = window
         # Of equal values both give the first.
         found = acts.max(0, keepdim=True) if one_per_document else acts.sort(dim=0, descending=True, stable=True)
         values, places = found.values[:n].float(), found.indices[:n] + (number << TOKEN_BITS)
+        new = values, places, mean.expand_as(values)
         if one_per_document and window.document == document:  # the document goes on
-            before, at = waiting[-1]
-            waiting[-1] = torch.maximum(before, values), torch.where(values > before, places, at)
+            higher = values > waiting[-1][0]
+            waiting[-1] = tuple(torch.where(higher, *two) for two in zip(new, waiting[-1], strict=True))
             continue
         document = window.document
-        if sum(len(v) for v, _ in waiting) >= max(n, sequences_per_batch):
+        if sum(len(rows[0]) for rows in waiting) >= max(n, sequences_per_batch):
             top.update(*map(torch.cat, zip(*waiting, strict=True)))
             waiting = []
             seen = _still_needed(seen, top, number)
-        waiting.append((values, places))
+        waiting.append(new)
     if not seen:
         raise ValueError("there is nothing to read: the stream has no windows")
     top.update(*map(torch.cat, zip(*waiting, strict=True)))
@@ -116,6 +117,8 @@ class TopPositions:
         Highest first; -inf where there were fewer rows.
     places : int64 [columns, n]
         What came with the rows; -1 where there were fewer.
+    means : float32 [columns, n]
+        Likewise, if it came.
     """
 
     def __init__(self, columns: int, n: int, device: str | torch.device = "cpu"):
@@ -123,13 +126,18 @@ class TopPositions:
             raise ValueError(f"n is {n}; it must be at least 1")
         self.values = torch.full((columns, n), -torch.inf, device=device)
         self.places = torch.full((columns, n), -1, dtype=torch.int64, device=device)
+        self.means = torch.full((columns, n), torch.nan, device=device)
 
-    def update(self, values: torch.Tensor, places: torch.Tensor) -> None:
-        """Add rows in the order of the stream: values and int64 places, both [rows, columns]."""
+    def update(self, values: torch.Tensor, places: torch.Tensor, means: torch.Tensor | None = None) -> None:
+        """Add rows in the order of the stream: values, int64 places and means, all [rows, columns]."""
         n = self.values.shape[1]
+        means = torch.full_like(values, torch.nan) if means is None else means
         together = torch.cat([self.values, values.T], dim=1).sort(dim=1, descending=True, stable=True)
         self.values = together.values[:, :n]
-        self.places = torch.cat([self.places, places.T], dim=1).gather(1, together.indices[:, :n])
+        self.places, self.means = (
+            torch.cat([before, new.T], dim=1).gather(1, together.indices[:, :n])
+            for before, new in ((self.places, places), (self.means, means))
+        )
 
 
 class _Spread:
@@ -139,14 +147,17 @@ class _Spread:
         self.positions, self.shift = 0, None
         self.sum, self.squares = (torch.zeros(neurons, dtype=torch.float64, device=device) for _ in range(2))
 
-    def update(self, acts: torch.Tensor) -> None:
+    def update(self, acts: torch.Tensor) -> torch.Tensor:
+        """Add positions [T, neurons]; gives their mean, [neurons]."""
         acts = acts.float()
         if self.shift is None:  # so that a large mean drowns nothing
             self.shift = acts[0].clone()
         acts = acts - self.shift
         self.positions += len(acts)
-        self.sum += acts.sum(0)
+        total = acts.sum(0)
+        self.sum += total
         self.squares += acts.square_().sum(0)
+        return self.shift + total / len(acts)
 
     def result(self) -> tuple[np.ndarray, np.ndarray]:
         mean = self.sum / self.positions
@@ -171,6 +182,7 @@ def _table(reader: Reader, top: TopPositions, seen: dict[int, Window], spread: _
     texts[names] = texts[names].astype("category")
     layer, unit = locate(neuron, reader.layers)
     table = pd.DataFrame({"layer": layer, "unit": unit, "rank": rank + 1, "activation": top.values.cpu()[neuron, rank]})
+    table["context_mean"] = top.means.cpu().numpy()[neuron, rank]
     table = pd.concat([table, texts.iloc[at].reset_index(drop=True)], axis=1)
     table["mean"], table["std"] = mean[neuron], std[neuron]
     table.attrs["positions"] = spread.positions

@@ -6,6 +6,7 @@ classifier trained on functions outside the pool.
 """
 
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
@@ -20,7 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
-from rosetta.activations import Reader
+from rosetta.activations import Reader, read_windows
+from rosetta.alignment import windows
+from rosetta.corpora import Document
 
 logger = logging.getLogger(__name__)
 
@@ -37,29 +40,33 @@ def rank_neurons(
     contexts: pd.DataFrame,
     target: str,
     least_share: float,
-    normalize: str = "zscore",
+    normalize: str = "tokens",
     top: int = 20,
 ) -> pd.DataFrame:
     """The labelled neurons in the order in which they would be chosen to filter for a target (Appendix F).
 
     A neuron qualifies if its label's subset is the target and at least `least_share` of its top contexts are the
-    target's. Of those that qualify the first is the one with the highest mean normalized activation over its top
-    contexts. The others follow by falling share, so that where none qualifies the first is the nearest.
+    target's. Where the corpus has no such subset (the Pile keeps all code in one), its label must name the target, and
+    the share is that of the label's own subset. Of those that qualify the first is the one with the highest mean
+    normalized activation over its top contexts. The others follow by falling share, so that where none qualifies the
+    first is the nearest.
 
     Parameters
     ----------
     labels : DataFrame
-        ``layer, unit, subset`` of the neurons to choose from, and any other columns, which are kept.
+        ``layer, unit, summary, subset, share`` of the neurons to choose from (`labels.label_neurons`), and any other
+        columns, which are kept.
     contexts : DataFrame
-        ``layer, unit, rank, activation, subset, mean, std``: top contexts in the matching corpus, and the neuron's mean
-        and standard deviation there.
+        ``layer, unit, rank, activation, context_mean, subset, mean, std`` (`contexts.top_contexts`).
     target : str
-        A subset of the matching corpus.
+        A subset of the matching corpus, or a word to look for in the labels, in whatever case.
     least_share : float
         0 to 1.
-    normalize : {"zscore", "peak"}
-        The paper does not say how. "zscore": activation less the neuron's mean, in its standard deviations; "peak":
-        activation as a share of the neuron's highest (undefined, and last, where that is not positive).
+    normalize : {"tokens", "peak", "zscore"}
+        The paper says "mean normalized activation over its top-20 contexts" and no more. "tokens" takes the mean over
+        all tokens of the contexts, as a function's score is a mean over its tokens, as a share of the neuron's highest
+        activation; "peak" over the contexts' highest activations only, as the same share (both are undefined, and
+        last, where it is not positive); "zscore" over those, less the neuron's mean, in its standard deviations.
     top : int
 
     Returns
@@ -74,8 +81,8 @@ def rank_neurons(
     """
     if not 0 <= least_share <= 1:
         raise ValueError(f"least_share is {least_share}; it must lie between 0 and 1")
-    if normalize not in ("zscore", "peak"):
-        raise ValueError(f"normalize is {normalize!r}; allowed are 'zscore' and 'peak'")
+    if normalize not in ("tokens", "peak", "zscore"):
+        raise ValueError(f"normalize is {normalize!r}; allowed are 'tokens', 'peak' and 'zscore'")
     neuron = ["layer", "unit"]
     best = contexts[contexts["rank"] <= top]
     activation = best["activation"].astype("float64")
@@ -83,14 +90,20 @@ def rank_neurons(
         normalized = (activation - best["mean"]) / best["std"].where(best["std"] > 0)
     else:
         peak = activation.groupby([best["layer"], best["unit"]]).transform("max")
-        normalized = activation / peak.where(peak > 0)
-    found = best[neuron].assign(target_share=best["subset"] == target, normalized_activation=normalized)
+        normalized = (best["context_mean"] if normalize == "tokens" else activation) / peak.where(peak > 0)
+    is_target = best["subset"] == target
+    found = best[neuron].assign(target_share=is_target, normalized_activation=normalized)
     found = found.groupby(neuron, as_index=False).mean()
     ranked = labels.merge(found, on=neuron, how="left", validate="one_to_one")
     without = ranked[ranked["target_share"].isna()]
     if len(without):
         raise ValueError(f"L{without['layer'].iloc[0]}/U{without['unit'].iloc[0]} has a label but no contexts")
-    ranked["qualifies"] = (ranked["subset"] == target) & (ranked["target_share"] >= least_share)
+    if is_target.any():
+        named = ranked["subset"] == target
+    else:
+        named = ranked["summary"].str.contains(rf"(?<!\w){re.escape(target)}(?!\w)", case=False, regex=True)
+        ranked["target_share"] = ranked["share"].where(named, 0.0)
+    ranked["qualifies"] = named & (ranked["target_share"] >= least_share)
     order = ranked["normalized_activation"].where(ranked["qualifies"], ranked["target_share"])
     ranked = ranked.assign(order=order).sort_values(
         ["qualifies", "order", *neuron], ascending=[False, False, True, True], ignore_index=True
@@ -133,25 +146,20 @@ def mean_activations(
         If a text has no tokens (its index is named), the model no such neuron, or the context no room for a token.
     """
     columns = _columns(reader, neurons)
-    room = (context or reader.model.config.max_position_embeddings) - len(reader.prefix)
-    if room < 1:
-        raise ValueError(f"a context of {context} leaves no room for a token beside the special ones")
+    context = context or reader.model.config.max_position_embeddings
     means = [np.empty((0, len(columns)), dtype=np.float32)]
     read = 0
     progress = tqdm(texts, desc=f"functions read by {reader.name}", unit="", leave=False)
     for some in _batched(progress, SORTED_BATCHES * sequences_per_batch):
-        ids = reader.tokenizer(some, add_special_tokens=False, verbose=False)["input_ids"]
-        lengths = torch.tensor([len(one) for one in ids])
-        if not lengths.all():
-            raise ValueError(f"text {read + int(lengths.argmin())} has no tokens; a mean over none is undefined")
-        windows = [(i, one[start : start + room]) for i, one in enumerate(ids) for start in range(0, len(one), room)]
-        windows.sort(key=lambda window: len(window[1]))
-        sums = torch.zeros(len(some), len(columns), device=reader.device)
-        for batch in _batched(windows, sequences_per_batch):
-            acts, _ = reader.read([window for _, window in batch])
-            text = torch.tensor([i for i, window in batch for _ in window], device=reader.device)
-            sums.index_add_(0, text, acts[:, columns].float())
-        means.append((sums.cpu() / lengths[:, None]).numpy())
+        documents = [Document(text, "", "", str(i)) for i, text in enumerate(some)]
+        of_length = sorted(windows(documents, reader.tokenizer, context), key=lambda window: len(window.ids))
+        sums, tokens = torch.zeros(len(some), len(columns), device=reader.device), np.zeros(len(some))
+        for window, acts in read_windows(reader, of_length, sequences_per_batch):
+            sums[int(window.document.source)] += acts[:, columns].float().sum(0)
+            tokens[int(window.document.source)] += len(window.ids)
+        if not tokens.all():
+            raise ValueError(f"text {read + int(tokens.argmin())} has no tokens; a mean over none is undefined")
+        means.append((sums.cpu().numpy() / tokens[:, None]).astype(np.float32))
         read += len(some)
     return np.concatenate(means)
 

@@ -12,7 +12,6 @@ import shutil
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import peft
@@ -24,7 +23,8 @@ from transformers.pytorch_utils import Conv1D
 
 from rosetta import models
 from rosetta.activations import NoMlpFound, find_mlps
-from rosetta.results import code_digest, why_stale, write_json, write_whole
+from rosetta.profiles import Training
+from rosetta.results import code_digest, vouch, why_stale, write_whole
 from rosetta.zoo import next_token_nats
 
 logger = logging.getLogger(__name__)
@@ -36,27 +36,6 @@ ADAPTER = "adapter_model.safetensors"  # peft's name for it
 CHECKPOINT_FILES = (ADAPTER, "optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json")
 #: A checkpoint after each quarter of a run.
 CHECKPOINT_EVERY = 0.25
-
-
-class Training(NamedTuple):
-    """The numbers of a run, the same for every filter; in the paper 1024 tokens and 32 sequences.
-
-    ``sequence_length`` is in tokens, ``effective_batch`` in sequences per optimizer step and ``micro_batch`` in
-    sequences per forward pass; accumulated gradients make up the difference.
-
-    The paper gives no ``alpha`` and no ``weight_decay``. LoRA's update is scaled by alpha / rank: 8 here, as for GPT-2
-    in Hu et al. (2022) and by `peft`'s default alpha. No weight decay is Trainer's default, and so are the other
-    numbers not named here: gradients clipped at norm 1, AdamW's betas (0.9, 0.999).
-    """
-
-    sequence_length: int
-    effective_batch: int
-    micro_batch: int
-    peak_learning_rate: float = 1e-3
-    warmup_share: float = 0.03
-    rank: int = 1
-    alpha: float = 8
-    weight_decay: float = 0.0
 
 
 def packed(texts: Sequence[str], tokenizer, sequence_length: int) -> np.ndarray:
@@ -145,6 +124,7 @@ def continue_pretraining(
     folder: Path,
     device: str = "cpu",
     dtype: torch.dtype = torch.float32,
+    sequences: int | None = None,
 ) -> peft.PeftModel:
     """Train the model's LoRA on the texts for one epoch, or load it if that has been done (section 5.3).
 
@@ -164,6 +144,8 @@ def continue_pretraining(
         "cpu" or "cuda"; of several GPUs the first is trained on.
     dtype : torch.dtype
         bfloat16 trains in mixed precision on a GPU; a CPU always trains in float32.
+    sequences : int, optional
+        Train on the first so many sequences, so that runs on different texts have the same number of steps.
 
     Returns
     -------
@@ -185,7 +167,7 @@ def continue_pretraining(
         )
     folder = Path(folder)
     mixed = dtype == torch.bfloat16 and torch.device(device).type == "cuda"
-    ids = packed(texts, models.load_tokenizer(spec), training.sequence_length)
+    ids = packed(texts, models.load_tokenizer(spec), training.sequence_length)[:sequences]
     parameters = {
         "model": spec.name, "weights": models.fingerprint(spec), **training._asdict(), "seed": seed,
         "dtype": "bfloat16" if mixed else "float32", "data": hashlib.sha256(ids.tobytes()).hexdigest(),
@@ -203,7 +185,7 @@ def continue_pretraining(
         config.base_model_name_or_path, config.revision = spec.source, spec.revision
         config.save_pretrained(folder)
         write_whole(folder / ADAPTER, lambda temporary: save_file(weights, temporary))
-        _vouch_for(folder / ADAPTER, parameters)
+        vouch(folder / ADAPTER, parameters)
         del model, weights  # room for the one that is loaded
     shutil.rmtree(folder / "checkpoints", ignore_errors=True)
     return peft.PeftModel.from_pretrained(models.load(spec, device), folder, torch_device=str(device)).eval()
@@ -261,14 +243,7 @@ class _Watch(transformers.TrainerCallback):
 
     def on_save(self, arguments, state, control, **_):
         for file in CHECKPOINT_FILES:
-            _vouch_for(Path(arguments.output_dir) / f"checkpoint-{state.global_step}" / file, self.parameters)
-
-
-def _vouch_for(file: Path, parameters: dict) -> None:
-    """Write the record that `results.why_stale` compares."""
-    with open(file, "rb") as content:
-        sha256 = hashlib.file_digest(content, "sha256").hexdigest()
-    write_json(file.with_name(f"{file.name}.made-with.json"), {"sha256": sha256, "parameters": parameters})
+            vouch(Path(arguments.output_dir) / f"checkpoint-{state.global_step}" / file, self.parameters)
 
 
 def _last_checkpoint(checkpoints: Path, parameters: dict) -> str | None:

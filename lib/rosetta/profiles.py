@@ -105,6 +105,49 @@ class Explorer(NamedTuple):
     promoted: int
 
 
+class Training(NamedTuple):
+    """Continued pretraining (Appendix F), the same for every filter; in the paper 1024 tokens and 32 sequences.
+
+    ``sequence_length`` is in tokens, ``effective_batch`` in sequences per optimizer step and ``micro_batch`` in
+    sequences per forward pass; accumulated gradients make up the difference.
+
+    The paper gives no ``alpha`` and no ``weight_decay``. LoRA's update is scaled by alpha / rank: 8 here, as for GPT-2
+    in Hu et al. (2022) and by `peft`'s default alpha. No weight decay is Trainer's default, and so are the other
+    numbers not named here: gradients clipped at norm 1, AdamW's betas (0.9, 0.999).
+    """
+
+    sequence_length: int
+    effective_batch: int
+    micro_batch: int
+    peak_learning_rate: float = 1e-3
+    warmup_share: float = 0.03
+    rank: int = 1
+    alpha: float = 8
+    weight_decay: float = 0.0
+
+
+class Filtering(NamedTuple):
+    """The experiment of Table 1: pool, target, the model whose neurons filter, the one that learns, and the budgets.
+
+    With ``share`` and ``tokens`` null the pool is taken as it is, as CodeSearchNet is in the paper.
+    """
+
+    pool: dict[str, Any]
+    target: str
+    labelled: str
+    share: float | None
+    tokens: int | None
+    test_tokens: int | None
+    scorer: str
+    pair: tuple[str, str]
+    learner: str
+    least_share: float
+    normalize: str
+    average: tuple[int, ...]
+    seeds: tuple[int, ...]
+    training: Training
+
+
 class Profile(NamedTuple):
     """A checked profile."""
 
@@ -127,6 +170,7 @@ class Profile(NamedTuple):
     properties: Properties
     labels: Labels
     explorer: Explorer
+    filtering: Filtering
     sequences_per_batch: int
     memory_gb: float
     dtype: str
@@ -281,6 +325,37 @@ _SECTIONS = {
     "explorer": (Explorer, {
         "point": _NAMES, "neurons": _POSITIVE, "contexts": _POSITIVE, "characters": _POSITIVE, "promoted": _POSITIVE,
     }),
+    "filtering": (Filtering, {
+        "pool": (dict, "a mapping with the key 'kind'", lambda value: "kind" in value),
+        "target": _TEXT,
+        "labelled": _TEXT,
+        "share": (float | None, "null, or a number between 0 and 1", lambda value: value is None or 0 < value < 1),
+        "tokens": (int | None, "null, or a whole number of at least 1", lambda v: v is None or v >= 1),
+        "test_tokens": (int | None, "null, or a whole number of at least 1", lambda v: v is None or v >= 1),
+        "scorer": _TEXT,
+        "pair": (list, "two model names", lambda value: len(value) == 2),
+        "learner": _TEXT,
+        "least_share": (float | int, "a number from 0 to 1", lambda value: 0 <= value <= 1),
+        "normalize": (str, "tokens, peak or zscore", lambda value: value in ("tokens", "peak", "zscore")),
+        "average": _COUNTS,
+        "seeds": _SEEDS,
+        "training": (Training, {
+            "sequence_length": (int, "a whole number of at least 2", lambda value: value >= 2),
+            "effective_batch": _POSITIVE,
+            "micro_batch": _POSITIVE,
+            "peak_learning_rate": _NUMBER,
+            "warmup_share": (float, "a number from 0 to below 1", lambda value: 0 <= value < 1),
+            "rank": _POSITIVE,
+            "alpha": _NUMBER,
+            "weight_decay": (float | int, "a number of at least 0", lambda value: 0 <= value < inf),
+        }),
+    }),
+}  # fmt: skip
+_POOL_SCHEMAS = {
+    "environment": {},
+    "codesearchnet": {
+        "source": _TEXT, "languages": _NAMES, "revision": (str | None, "text or null", lambda value: True),
+    },
 }  # fmt: skip
 _CORPUS_SCHEMAS = {
     "environment": {"split": (str, "heldout or train", lambda value: value in ("heldout", "train"))},
@@ -392,6 +467,16 @@ def _check_sections(profile: Profile, path) -> None:
             f"{path}: properties.firing names {unknown[0]!r}; allowed are the families of properties.rosetta, "
             f"{', '.join(rosetta)}"
         )
+    filtering = profile.filtering
+    _check_models([filtering.scorer, filtering.learner], profile.models, path, "filtering")
+    if filtering.pair not in profile.pairs or filtering.scorer not in filtering.pair:
+        raise ProfileError(
+            f"{path}: filtering.pair is {list(filtering.pair)}; it must be a point of one of the curves, and hold the scorer, "
+            f"{filtering.scorer!r}"
+        )
+    _check_kind(filtering.pool, _POOL_SCHEMAS, path, "filtering.pool")
+    if (filtering.share is None) != (filtering.tokens is None):
+        raise ProfileError(f"{path}: filtering.share and filtering.tokens are both null (the whole pool) or neither")
     known = [point for points in profile.curves.values() for point in points]
     if profile.explorer.point not in known:
         raise ProfileError(
@@ -400,14 +485,19 @@ def _check_sections(profile: Profile, path) -> None:
 
 
 def _check_corpus(corpus: dict, path) -> None:
-    kind = corpus["kind"]
-    if not isinstance(kind, str) or kind not in _CORPUS_SCHEMAS:
-        raise ProfileError(f"{path}: corpus.kind is {kind!r}; allowed are {', '.join(_CORPUS_SCHEMAS)}")
-    _check_keys({k: v for k, v in corpus.items() if k != "kind"}, _CORPUS_SCHEMAS[kind], path, "corpus")
-    if kind == "files":  # relative to the kit, like the models
+    _check_kind(corpus, _CORPUS_SCHEMAS, path, "corpus")
+    if corpus["kind"] == "files":  # relative to the kit, like the models
         corpus["paths"] = [str(ROOT / file) for file in corpus["paths"]]
         if missing := [file for file in corpus["paths"] if not Path(file).is_file()]:
             raise ProfileError(f"{path}: corpus.paths names {missing[0]!r}, which is not a file")
+
+
+def _check_kind(content: dict, schemas: dict, path, where: str) -> None:
+    """What a mapping may hold depends on its ``kind``."""
+    kind = content["kind"]
+    if not isinstance(kind, str) or kind not in schemas:
+        raise ProfileError(f"{path}: {where}.kind is {kind!r}; allowed are {', '.join(schemas)}")
+    _check_keys({k: v for k, v in content.items() if k != "kind"}, schemas[kind], path, where)
 
 
 def _points(points: Any, models: dict, path, curve: str) -> tuple[tuple[str, ...], ...]:

@@ -85,15 +85,25 @@ def keep(path: Path, parameters: dict, make: Callable[[], Any]) -> Any:
         As read back from the file, so a first and a second run go on with the same thing.
     """
     path = Path(path)
+    return _read(keep_file(path, parameters, lambda temporary: _write(make(), path.suffix, temporary)))
+
+
+def keep_file(path: Path, parameters: dict, write: Callable[[Path], Any]) -> Path:
+    """As `keep`, for any file: ``write(temporary)`` makes it, and its path is returned without reading it."""
+    path = Path(path)
     parameters = json.loads(json.dumps(parameters))
     reason = why_stale(path, parameters)
     if reason:
         if path.exists():
             logger.warning("%s %s; it is made again", path, reason)
-        result = make()
-        write_whole(path, lambda temporary: _write(result, path.suffix, temporary))
-        write_json(_beside(path), {"sha256": _sha256(path), "parameters": parameters})
-    return _read(path)
+        write_whole(path, write)
+        vouch(path, parameters)
+    return path
+
+
+def vouch(path: Path, parameters: dict) -> None:
+    """Record beside a file that is there, whole, what it was made with: what `why_stale` compares."""
+    write_json(_beside(path), {"sha256": _sha256(path), "parameters": parameters})
 
 
 def why_stale(path: Path, parameters: dict) -> str | None:
