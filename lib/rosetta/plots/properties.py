@@ -40,8 +40,8 @@ def fig06a(table: pd.DataFrame) -> Figure:
     size = (WIDTH * (1 if len(families) == 1 else 1.5), 4.0)
     figure, panels = plt.subplots(1, len(families), figsize=size, squeeze=False, sharey=True)
     for axes, (family, of_family) in zip(panels[0], families, strict=True):
-        for population, group in of_family.groupby("population", sort=False):
-            color, line, text = POPULATIONS[population]
+        for population, (color, line, text) in POPULATIONS.items():
+            group = of_family[of_family["population"] == population]
             error = [group["mean"] - group["low"], group["high"] - group["mean"]]
             axes.errorbar(
                 group["neurons"], group["mean"], yerr=np.nan_to_num(error), fmt=line, color=color, capsize=3, label=text
@@ -66,9 +66,8 @@ def kurtosis_tails(table: pd.DataFrame) -> Figure:
     figure, panels = plt.subplots(1, len(families), figsize=(WIDTH * 1.5, 3.8), squeeze=False, sharey=True, sharex=True)
     for axes, (_, of_family) in zip(panels[0], families, strict=True):
         largest = of_family[of_family["neurons"] == of_family["neurons"].max()]
-        for population, group in largest.groupby("population", sort=False):
-            color, line, text = POPULATIONS[population]
-            values = np.sort(group["kurtosis"].dropna())
+        for population, (color, line, text) in POPULATIONS.items():
+            values = np.sort(largest.loc[largest["population"] == population, "kurtosis"].dropna())
             share = 1 - np.arange(len(values)) / len(values)
             axes.step(values, share, where="post", color=color, linestyle=line[1:], label=text)
         axes.set(yscale="log", xscale="symlog", xlabel="excess kurtosis", title=largest["model"].iloc[0])
@@ -129,7 +128,7 @@ def fig31(depths: pd.DataFrame) -> Figure:
 
 
 def examples(
-    columns: dict[str, list[tuple[str, RosettaNeuron, str]]], contexts: int = 5, characters: int = 64
+    columns: dict[str, list[tuple[str, RosettaNeuron, str]]], contexts: int = 5, characters: int = 52
 ) -> Figure:
     """Figures 8 to 13, 19 and 20: what neurons fire on; a block of text lines a neuron, coloured by its activation.
 
@@ -142,11 +141,14 @@ def examples(
     """
     rows = max(map(len, columns.values()))
     contexts = min(contexts, max(len(neuron.contexts) for blocks in columns.values() for _, neuron, _ in blocks))
-    figure = plt.figure(figsize=(WIDTH * 0.9 * len(columns), (0.21 * contexts + 0.36) * rows + 0.5))
+    figure = plt.figure(figsize=(0.094 * characters * len(columns), (0.18 * contexts + 0.36) * rows + 0.5))
     parts = figure.subfigures(1, len(columns), squeeze=False)[0]
     for part, (heading, blocks) in zip(parts, columns.items(), strict=True):
         part.suptitle(heading)
-        for axes, (title, neuron, model) in zip(part.subplots(rows, 1, squeeze=False)[:, 0], blocks, strict=True):
+        panels = part.subplots(rows, 1, squeeze=False)[:, 0]
+        for axes in panels[len(blocks) :]:
+            axes.axis("off")
+        for axes, (title, neuron, model) in zip(panels, blocks, strict=False):
             shown = [_around_peak(context, model, characters) for context in neuron.contexts[:contexts]]
             pieces = [character for text, _ in shown for character in (*text, "\n")]
             values = [value for _, heat in shown for value in (*heat, 0.0)]
