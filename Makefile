@@ -50,6 +50,7 @@ zoo: env  ## train the embedded models again (hours; resumes where it was stoppe
 
 bench: env  ## speed and memory of every stage, for the largest pair of the zoo
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/properties.py
 
 bench-theory: env  ## the simulation's two samplers against each other, and its full grid
 	$(BIN)/python benchmarks/theory.py

@@ -32,13 +32,29 @@ rule all:
         expand(f"{OUT}/notebooks/02_matching/{{point}}.ipynb", point=POINTS),
         f"{OUT}/notebooks/03_scaling.ipynb",
         f"{OUT}/notebooks/04_theory.ipynb",
+        f"{OUT}/notebooks/05_polarization.ipynb",
+        f"{OUT}/notebooks/06_specialization.ipynb",
+        f"{OUT}/notebooks/07_codesearchnet.ipynb",
+
+
+def matched(pairs):
+    """The notebooks that match these pairs."""
+    return [f"{OUT}/notebooks/02_matching/{'+'.join(pair)}.ipynb" for pair in dict.fromkeys(pairs)]
 
 
 def pairs_first(wildcards):
     """A point of three models reads the matches of its pairs, so theirs run before it."""
     point = POINTS[wildcards.point]
-    pairs = ["+".join(pair) for pair in STUDY.pairs_of(point) if pair != point]
-    return [f"{OUT}/notebooks/02_matching/{pair}.ipynb" for pair in pairs]
+    return matched(pair for pair in STUDY.pairs_of(point) if pair != point)
+
+
+#: What defines the Rosetta Neurons of notebooks 05 and 06.
+ROSETTA = matched(
+    [pair for family in STUDY.properties.rosetta for _, pair in STUDY.family_points(family)]
+    + STUDY.pairs_of(STUDY.explorer.point)
+)
+#: The notebooks after 02 run two at a time.
+HALF = max(1, workflow.cores // 2)
 
 
 def weights(wildcards):
@@ -90,13 +106,14 @@ rule scaling:
     log:
         f"{OUT}/logs/03_scaling.log",
     priority: 5
-    threads: workflow.cores
+    threads: HALF
     shell:
         PAPERMILL + TO_LOG
 
 
 rule theory:
     input:
+        # The last cell sets the theory beside the measured exponents.
         expand(f"{OUT}/notebooks/02_matching/{{point}}.ipynb", point=POINTS),
         notebook="notebooks/04_theory.ipynb",
         library=LIBRARY,
@@ -104,6 +121,52 @@ rule theory:
         f"{OUT}/notebooks/04_theory.ipynb",
     log:
         f"{OUT}/logs/04_theory.log",
-    threads: workflow.cores
+    threads: HALF
+    shell:
+        PAPERMILL + TO_LOG
+
+
+rule polarization:
+    input:
+        ROSETTA,
+        notebook="notebooks/05_polarization.ipynb",
+        library=LIBRARY,
+    output:
+        f"{OUT}/notebooks/05_polarization.ipynb",
+    log:
+        f"{OUT}/logs/05_polarization.log",
+    threads: HALF
+    shell:
+        PAPERMILL + TO_LOG
+
+
+# 07 takes longest and reads what 06 keeps, so these two go before others that could run.
+rule specialization:
+    input:
+        ROSETTA,
+        notebook="notebooks/06_specialization.ipynb",
+        library=LIBRARY,
+    output:
+        f"{OUT}/notebooks/06_specialization.ipynb",
+    log:
+        f"{OUT}/logs/06_specialization.log",
+    priority: 8
+    threads: HALF
+    shell:
+        PAPERMILL + TO_LOG
+
+
+rule codesearchnet:
+    input:
+        matched([STUDY.filtering.pair]),
+        f"{OUT}/notebooks/06_specialization.ipynb",
+        notebook="notebooks/07_codesearchnet.ipynb",
+        library=LIBRARY,
+    output:
+        f"{OUT}/notebooks/07_codesearchnet.ipynb",
+    log:
+        f"{OUT}/logs/07_codesearchnet.log",
+    priority: 8
+    threads: HALF
     shell:
         PAPERMILL + TO_LOG

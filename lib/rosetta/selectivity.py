@@ -13,7 +13,7 @@ from scipy import stats
 from rosetta.activations import find_mlps
 
 #: Bytes of one block of cosines; the table of all neurons and tokens never exists.
-BLOCK_BYTES = 32 * 2**20
+BLOCK_BYTES = 4 * 2**20
 
 
 def vocab_excess_kurtosis(
@@ -48,25 +48,29 @@ def vocab_excess_kurtosis(
     """
     if w_out.ndim != 2 or w_u.ndim != 2 or w_out.shape[1] != w_u.shape[1]:
         raise ValueError(f"w_out is {tuple(w_out.shape)} and w_u is {tuple(w_u.shape)}; expected [N, d] and [V, d]")
-    tokens = w_u.to(dtype)
+    tokens = w_u.to(dtype, copy=True)
     length = tokens.norm(dim=1, keepdim=True)
-    tokens = tokens[length[:, 0] > 0] / length[length > 0][:, None]
+    if not (length > 0).all():
+        tokens, length = tokens[length[:, 0] > 0], length[length > 0][:, None]
     if not len(tokens):
         raise ValueError("there is no token: the unembedding has no row that is not zero")
+    tokens /= length
     tokens -= tokens.mean(0)
     columns = min(len(tokens), 4096)  # a block that stays in the processor's cache
-    rows = max(1, block_bytes // (columns * tokens.element_size()))
-    return torch.cat(
-        [_kurtosis(part.to(tokens), tokens, columns) for part in w_out.split(rows)] or [tokens.new_empty(0)]
-    )
+    rows = min(max(1, len(w_out)), max(1, block_bytes // (columns * tokens.element_size())))
+    # One block for all: allocated anew each time they would leave holes that the process never gives back.
+    block, kurtosis = tokens.new_empty(rows, columns), tokens.new_empty(len(w_out))
+    for start in range(0, len(w_out), rows):
+        kurtosis[start : start + rows] = _kurtosis(w_out[start : start + rows].to(tokens), tokens, block)
+    return kurtosis
 
 
-def _kurtosis(w_out: torch.Tensor, centred: torch.Tensor, columns: int) -> torch.Tensor:
+def _kurtosis(w_out: torch.Tensor, centred: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
     # The neuron's length cancels from the ratio; dividing by it keeps the powers within range.
     w_out = w_out / w_out.norm(dim=1, keepdim=True)
     second, fourth = torch.zeros_like(w_out[:, 0]), torch.zeros_like(w_out[:, 0])
-    for part in centred.split(columns):
-        squares = (w_out @ part.T).square_()
+    for some in centred.split(block.shape[1]):
+        squares = torch.mm(w_out, some.T, out=block[: len(w_out), : len(some)]).square_()
         second += squares.sum(1)
         fourth += squares.square_().sum(1)
     # Equal cosines leave only the rounding of their mean.

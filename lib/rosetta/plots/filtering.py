@@ -26,10 +26,11 @@ def perplexity(runs: pd.DataFrame, table: pd.DataFrame) -> Figure:
         own = runs.loc[runs["filter"] == row.filter, "perplexity"]
         error = np.nan_to_num([[row.mean - row.low], [row.high - row.mean]])
         axes.errorbar(row.mean, at, xerr=error, fmt="D", color=color, capsize=4)
-        axes.plot(own, np.full(len(own), at + 0.22), "o", color=color, alpha=0.5, markersize=4)
-        axes.annotate(f"{row.mean:.1f}", (row.mean, at), (0, -16), textcoords="offset points", ha="center", fontsize=10)
+        if len(own) > 1:
+            axes.plot(own, np.full(len(own), at + 0.25), "o", color=color, alpha=0.5, markersize=4)
+        axes.annotate(f"{row.mean:.1f}", (row.mean, at), (0, 7), textcoords="offset points", ha="center", fontsize=10)
     axes.set_yticks(range(len(table)), table["filter"])
-    axes.set(xlabel="perplexity on test functions of the target language", ylim=(len(table) - 0.4, -0.6))
+    axes.set(xlabel="perplexity on test functions of the target language", ylim=(len(table) - 0.5, -0.8))
     return figure
 
 
