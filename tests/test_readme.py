@@ -51,3 +51,42 @@ def test_the_published_exponents_follow_from_the_published_counts():
         curve = points[points.curve == fit.curve]
         line = stats.linregress(np.log(curve.neurons), np.log(curve[fit.count]))
         assert fit.alpha == pytest.approx(line.slope) and fit.r2 == pytest.approx(line.rvalue**2)
+
+
+def test_table_1_is_that_of_the_published_run():
+    table = pd.read_csv(ROOT / "figures" / "table1.csv").replace({"filter": {"base": "base model"}})
+    for row in table.itertuples():
+        interval = "" if np.isnan(row.high) else f" ± {row.high - row.mean:.1f}"
+        f1 = "" if np.isnan(row.f1) else f"{row.f1:.2f}"
+        assert f"| {row.filter} | {f1} | {row.mean:.1f}{interval} |".replace("|  |", "| |") in README
+
+
+def test_what_it_says_of_filters_is_what_the_published_run_found():
+    filters = pd.read_csv(ROOT / "figures" / "filters.csv")
+    alone = filters.loc[filters.kind == "neuron", "f1"]
+    others = filters[filters.kind != "neuron"].set_index("filter")["f1"]
+    assert f"of {len(alone)} that qualify, the best {alone.max():.2f}" in README
+    assert f"the mean of the first ten reaches {others['mean of 10']:.2f}" in README
+    assert f"a linear probe on all {len(alone)} reaches {others['linear probe']:.2f}" in README
+
+
+def test_what_it_says_of_polarization_is_what_the_published_run_found():
+    gaps = pd.read_csv(ROOT / "figures" / "separation.csv").set_index("family")
+    told = re.search(r"\(Pythia (\S+) to (\S+), OPT (\S+) to (\S+), Qwen (\S+) to (\S+)\)", README).groups()
+    expected = [f"{gaps.loc[f, c]:.2f}" for f in ("pythia", "opt", "qwen") for c in ("gap, smallest", "gap, largest")]
+    assert list(told) == expected
+    rising = gaps["other, per decade"]
+    assert f"by {rising.min():.2f} to {rising.max():.2f} for a tenfold growth" in README
+    summary = pd.read_csv(ROOT / "figures" / "polarization.csv").pivot(index="model", columns="population", values="mean")
+    above = (summary["Rosetta"] > summary["other"]).sum()
+    assert f"at {above} of {len(summary)} sizes" in README
+
+
+def test_what_it_says_of_specialization_is_what_the_published_run_found():
+    trends = pd.read_csv(ROOT / "figures" / "firing_trends.csv").query("population == 'Rosetta'")
+    assert "No trend of any category has an interval that excludes zero" in README
+    assert ((trends.low < 0) & (trends.high > 0)).all()
+    of_pythia = trends[trends.family == "pythia"].set_index("category")
+    for name, category in (("code", "code"), ("math", "math"), ("prose", "general prose")):
+        slope, low, high = of_pythia.loc[category, ["slope", "low", "high"]]
+        assert f"{name} {slope:+.2f} [{low:+.2f}, {high:+.2f}]" in README

@@ -12,6 +12,7 @@ from rosetta.study import Study
 def summary(study: Study) -> str:
     """The folders of a finished run and the fitted exponent of each curve, as text."""
     lines = [f"{what:<11}{study.folder / what}" for what in ("figures", "tables", "notebooks")]
+    lines.append(f"{'explorer':<11}{study.folder / 'explorer.html'}")
     fits = pd.read_csv(study.folder / "tables" / "fits.csv")
     for count, group in fits.groupby("count", sort=False):
         lines.append(f"\n|R| = c x^alpha, {count} count")

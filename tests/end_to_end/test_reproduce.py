@@ -16,7 +16,11 @@ from rosetta.profiles import load
 from rosetta.report import summary
 from rosetta.study import Study
 
-FIGURES = ["fig23_alignment", "fig03a_scaling", "fig04_untrained", "fig25_topk", "fig26_permuted", "fig33_tokens"]
+FIGURES = [
+    "fig23_alignment", "fig03a_scaling", "fig04_untrained", "fig25_topk", "fig26_permuted", "fig33_tokens", "fig05_frontiers",
+    "fig27_simulation", "fig06a_polarization", "fig28_polarization", "fig19_fig20_examples", "fig07_firing",
+    "fig29_firing_pythia", "fig30_firing_qwen", "fig31_depth", "fig08_examples", "table1_perplexity",
+]  # fmt: skip
 
 
 def test_every_point_of_the_profile_has_its_matches_and_its_notebook(smoke_run):
@@ -42,6 +46,15 @@ def test_the_summary_names_the_exponent_of_each_curve(smoke_run):
         slope = stats.linregress(np.log(group.neurons), np.log(group.raw)).slope
         assert any(line.startswith(curve) and f"alpha = {slope:.2f}" in line for line in text.splitlines())
     assert str(smoke_run / "figures") in text
+
+
+def test_the_oracle_is_exact_and_every_filter_has_its_runs(smoke_run):
+    table = pd.read_csv(smoke_run / "tables" / "table1.csv").set_index("filter")
+    assert list(table.index) == ["base", "random", "non-Rosetta", "Rosetta", "oracle"]
+    assert table.loc["oracle", "f1"] == 1
+    runs = pd.read_csv(smoke_run / "tables" / "perplexities.csv")
+    assert runs.groupby("filter")["seed"].nunique().drop("base").eq(len(load("smoke").filtering.seeds)).all()
+    assert (smoke_run / "explorer.html").is_file()
 
 
 def test_a_second_run_has_nothing_to_do(smoke_run):
