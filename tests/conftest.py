@@ -1,9 +1,11 @@
 """What several test files share: texts, small tokenizers trained in memory, and untrained models of every family."""
 
 import bisect
+import functools
 import heapq
 import inspect
 import json
+import shutil
 import string
 import subprocess
 import sys
@@ -14,9 +16,11 @@ import pytest
 import tokenizers
 import torch
 import transformers
+import yaml
+from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 
-from rosetta import zoo
+from rosetta import corpora, zoo
 from rosetta.activations import Reader
 from rosetta.corpora import Document, normalize
 from rosetta.models import ROOT
@@ -29,6 +33,8 @@ MANY_SCRIPTS = normalize(
 )
 FAMILIES = tuple(zoo.FAMILIES)
 BYTE_LEVEL = (*FAMILIES, "prefix space", "bytes only")
+#: What `profile` matches.
+PAIR, OTHER = ("pythia-32x2", "opt-32x2"), ("pythia-32x2", "gpt2-32x2")
 
 
 def pytest_configure():
@@ -115,6 +121,57 @@ def untrained(family: str, seed: int = 0) -> torch.nn.Module:
         if parameter.ndim == 1:  # biases begin at zero and norms at one; a test would not miss them
             parameter += 0.3 * torch.randn(parameter.shape, generator=noise)
     return model
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A tiny profile
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory) -> Path:
+    """The library's own source as a corpus of JSON lines."""
+    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
+    pieces = [
+        piece
+        for file in sorted((ROOT / "lib" / "rosetta").glob("*.py"))
+        for piece in corpora.split_at_lines(file.read_text(encoding="utf-8"), 1_500)
+    ]
+    path.write_text("".join(json.dumps({"text": piece}) + "\n" for piece in pieces[:60]), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def profile(tmp_path, library):
+    """Writes a tiny profile, and whatever is changed of it; gives its path."""
+    return functools.partial(write_profile, tmp_path, library)
+
+
+def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
+    """The smoke profile with two pairs and 2,000 tokens of one file."""
+    content = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
+    content |= {
+        "models": {name: content["models"][name] for name in ("pythia-32x2", "opt-32x2", "gpt2-32x2")},
+        "corpus": {"kind": "files", "paths": [str(text)]},
+        "tokens": 2_000,
+        "curves": {"pythia-opt": [list(PAIR)], "pythia-gpt2": [list(OTHER)]},
+        "token_sweep": {"pair": list(PAIR), "tokens": [300, 900, 2_000]},
+        "properties": content["properties"] | {"rosetta": {"pythia": "pythia-opt"}, "firing": ["pythia"]},
+        "explorer": content["explorer"] | {"point": list(PAIR)},
+        "filtering": content["filtering"] | {"pair": list(PAIR), "scorer": PAIR[0]},
+        "device": "cpu",
+    }
+    path = folder / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(content | changes, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def edited(folder: Path, name: str, edit) -> Path:
+    """A copy of a model of the zoo whose tensors `edit` changed, in place."""
+    shutil.copytree(ROOT / "zoo" / name, folder)
+    tensors = load_file(folder / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -77,7 +77,9 @@ def test_what_it_says_of_polarization_is_what_the_published_run_found():
     assert list(told) == expected
     rising = gaps["other, per decade"]
     assert f"by {rising.min():.2f} to {rising.max():.2f} for a tenfold growth" in README
-    summary = pd.read_csv(ROOT / "figures" / "polarization.csv").pivot(index="model", columns="population", values="mean")
+    summary = pd.read_csv(ROOT / "figures" / "polarization.csv").pivot(
+        index="model", columns="population", values="mean"
+    )
     above = (summary["Rosetta"] > summary["other"]).sum()
     assert f"at {above} of {len(summary)} sizes" in README
 

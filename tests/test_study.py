@@ -1,7 +1,6 @@
 import json
 import logging
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +8,7 @@ import tokenizers
 import torch
 import transformers
 import yaml
+from conftest import OTHER, PAIR
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, pre_tokenizers
 
@@ -16,45 +16,6 @@ from rosetta import corpora, models, study
 from rosetta.activations import BadActivations, HeldBatches
 from rosetta.correlation import PearsonAccumulator
 from rosetta.study import Study
-
-PAIR, OTHER = ("pythia-32x2", "opt-32x2"), ("pythia-32x2", "gpt2-32x2")
-
-
-@pytest.fixture(scope="session")
-def texts(tmp_path_factory):
-    """The library's own source as a corpus of JSON lines."""
-    path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
-    pieces = [
-        piece
-        for file in sorted((models.ROOT / "lib" / "rosetta").glob("*.py"))
-        for piece in corpora.split_at_lines(file.read_text(encoding="utf-8"), 1_500)
-    ]
-    path.write_text("".join(json.dumps({"text": piece}) + "\n" for piece in pieces[:60]), encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def profile(tmp_path, texts):
-    """Writes the smoke profile with two pairs and 2,000 tokens, and whatever else is changed; gives its path."""
-
-    def write(name="tiny", **changes) -> Path:
-        content = yaml.safe_load((models.ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
-        content |= {
-            "models": {name: content["models"][name] for name in ("pythia-32x2", "opt-32x2", "gpt2-32x2")},
-            "corpus": {"kind": "files", "paths": [str(texts)]},
-            "tokens": 2_000,
-            "curves": {"pythia-opt": [list(PAIR)], "pythia-gpt2": [list(OTHER)]},
-            "token_sweep": {"pair": list(PAIR), "tokens": [300, 900, 2_000]},
-            "properties": content["properties"] | {"rosetta": {"pythia": "pythia-opt"}, "firing": ["pythia"]},
-            "explorer": content["explorer"] | {"point": list(PAIR)},
-            "filtering": content["filtering"] | {"pair": list(PAIR), "scorer": PAIR[0]},
-            "device": "cpu",
-        }
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(yaml.safe_dump(content | changes, sort_keys=False), encoding="utf-8")
-        return path
-
-    return write
 
 
 @pytest.fixture
@@ -235,7 +196,7 @@ def test_a_sweep_beyond_the_corpus_ends_with_what_the_corpus_holds(profile, tmp_
 # What may be wrong
 
 
-def test_a_corpus_smaller_than_the_budget_is_said_and_used(profile, tmp_path, caplog, texts):
+def test_a_corpus_smaller_than_the_budget_is_said_and_used(profile, tmp_path, caplog):
     path = profile(tokens=10**7)
     with caplog.at_level(logging.WARNING):
         table = Study(path, tmp_path).matches(PAIR)

@@ -349,7 +349,8 @@ class Budgeted:
                     return
         if not read:
             raise ValueError(
-                "no stretch of the corpus fits the context (and, for two tokenizers, lies between boundaries that both share)"
+                "no stretch of the corpus fits the context and, for a pair, lies between boundaries that both tokenizers "
+                "share"
             )
         logger.warning("the corpus holds %d of the %d tokens asked for", read, self.tokens)
 

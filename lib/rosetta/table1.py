@@ -64,7 +64,11 @@ def candidates(ranked: pd.DataFrame) -> pd.DataFrame:
 def _source(study: Study) -> dict:
     """What the functions depend on."""
     setting = study.profile.filtering.pool
-    versions = {"distributions": corpora.distributions()} if setting["kind"] == "environment" else {}
+    if setting["kind"] == "environment":
+        versions = {"distributions": corpora.distributions()}
+    else:  # of the hub's data set the revision tells
+        files = [(path, path.stat()) for path in sorted(Path(setting["source"]).glob("*/final/jsonl/*/*.jsonl.gz"))]
+        versions = {"files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files]}
     return {"pool": setting, "functions": code_digest("code_pool", "corpora"), **versions}
 
 
@@ -124,7 +128,7 @@ def drawn(study: Study, split: str) -> pd.DataFrame:
     parameters["learner"] = models.fingerprint(p.models[setting.learner])
     found = keep(study.folder / "filtering" / f"{split}.parquet", parameters, draw)
     if not (found["language"] == setting.target).any():
-        there = ", ".join(sorted(found["language"].unique()))
+        there = ", ".join(sorted(found["language"].unique())) or "no language"
         raise ValueError(f"filtering.target is {setting.target!r}; the {split} functions are in {there}")
     return found
 
@@ -246,14 +250,25 @@ def perplexities(study: Study, selected: dict[str, np.ndarray]) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``filter, seed, perplexity, steps``; the base model is the filter "base", without seed.
+        ``filter, seed, perplexity, sequences``; the base model is the filter "base", without seed.
+
+    Raises
+    ------
+    ValueError
+        If a selection does not fill one sequence.
     """
     setting, functions, test = study.profile.filtering, drawn(study, "train"), drawn(study, "test")
     spec = study.profile.models[setting.learner]
     test = test[is_target(study, test)]
     length = setting.training.sequence_length
     # Each function is followed by an end-of-text token.
-    sequences = min(int((functions["tokens"].iloc[c] + 1).sum()) // length for c in selected.values())
+    filled = {name: int((functions["tokens"].iloc[c] + 1).sum()) // length for name, c in selected.items()}
+    sequences = min(filled.values())
+    if not sequences:
+        raise ValueError(
+            f"the selection of {min(filled, key=filled.get)!r} fills no sequence of {length} tokens; "
+            "raise filtering.tokens or lower filtering.training.sequence_length"
+        )
     test_texts = cache(lambda: list(texts(study, test)))
     runs = [("base", None)] + [(name, seed) for name in selected for seed in setting.seeds]
     rows = []

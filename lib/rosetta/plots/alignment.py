@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rosetta.plots.style import BLUE, COLORS, GREEN, ORANGE, RED, WIDTH
+from rosetta.plots.style import BLUE, COLORS, GREEN, ORANGE, RED, WIDTH, drawable
 
 
 def fig23(text: str, names: Sequence[str], spans: Sequence[np.ndarray], canonical: np.ndarray) -> Figure:
@@ -42,6 +42,7 @@ def fig23(text: str, names: Sequence[str], spans: Sequence[np.ndarray], canonica
                 va="center",
                 family="monospace",
                 fontsize=10,
+                parse_math=False,
             )
     for boundary in np.unique(canonical):
         axes.axvline(boundary, color=RED, linestyle=(0, (2, 2)), linewidth=1.2)
@@ -60,7 +61,7 @@ def fig23(text: str, names: Sequence[str], spans: Sequence[np.ndarray], canonica
 def _legible(piece: bytes) -> str:
     """Bytes as text, or in hexadecimal where they are only part of a character."""
     try:
-        return piece.decode().replace(" ", "␣").replace("\n", "⏎")
+        return drawable(piece.decode().replace(" ", "␣").replace("\n", "⏎"))
     except UnicodeDecodeError:
         return piece.hex()
 

@@ -17,6 +17,7 @@ from rosetta.plots.style import (
     PURPLE,
     RED,
     WIDTH,
+    drawable,
     heat_text,
     legend_below,
     log_ticks,
@@ -69,7 +70,7 @@ def kurtosis_tails(table: pd.DataFrame) -> Figure:
         for population, (color, line, text) in POPULATIONS.items():
             values = np.sort(largest.loc[largest["population"] == population, "kurtosis"].dropna())
             share = 1 - np.arange(len(values)) / len(values)
-            axes.step(values, share, where="post", color=color, linestyle=line[1:], label=text)
+            axes.step(values, share, where="pre", color=color, linestyle=line[1:], label=text)
         axes.set(yscale="log", xscale="symlog", xlabel="excess kurtosis", title=largest["model"].iloc[0])
     panels[0, 0].set_ylabel("share of neurons above")
     legend_below(figure, panels[0, 0])
@@ -89,13 +90,14 @@ def fig07(table: pd.DataFrame, populations: Sequence[str] = ("Rosetta",)) -> Fig
     figure, panels = plt.subplots(
         len(populations), 1, figsize=(WIDTH * 1.2, 2.9 * len(populations) + 0.6), squeeze=False, sharey=True
     )
-    categories = [category for category in CATEGORIES if (table["category"] == category).any()]
+    seen = dict.fromkeys(table["category"])
+    categories = [*(c for c in CATEGORIES if c in seen), *(c for c in seen if c not in CATEGORIES)]
     for axes, population in zip(panels[:, 0], populations, strict=True):
         of_population = table[table["population"] == population]
         models = list(of_population.groupby("neurons"))
         width = 0.8 / len(models)
         for index, (neurons, group) in enumerate(models):
-            group = group.set_index("category").loc[categories]
+            group = group.set_index("category").reindex(categories)
             at = np.arange(len(categories)) + (index - (len(models) - 1) / 2) * width
             error = np.nan_to_num([group["mean"] - group["low"], group["high"] - group["mean"]])
             shade = plt.get_cmap("viridis_r")(0.1 + 0.85 * index / max(1, len(models) - 1))
@@ -153,7 +155,7 @@ def examples(
             pieces = [character for text, _ in shown for character in (*text, "\n")]
             values = [value for _, heat in shown for value in (*heat, 0.0)]
             heat_text(axes, pieces, values, plt.Normalize(0, max(values, default=0) or 1), characters, contexts)
-            axes.set_title(title, fontsize=10, loc="left", pad=2)
+            axes.set_title(drawable(title), fontsize=10, loc="left", pad=2, parse_math=False)
     return figure
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from rosetta import scaling
@@ -78,12 +79,19 @@ def legend_below(figure: Figure, axes: Axes, columns: int = 2, **style) -> None:
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, **style)
 
 
+def drawable(text: str) -> str:
+    """Text on one line, with □ for each character that the monospaced font does not have."""
+    font = get_font(findfont("monospace"))
+    return "".join((c if font.get_char_index(ord(c)) else "□") if c.isprintable() else " " for c in text)
+
+
 def heat_text(
     axes: Axes, pieces: Sequence[str], values: Sequence[float], norm, columns: int = 52, lines: int = 7
 ) -> None:
     """Text in a monospaced grid, each piece on its heat colour."""
     axes.set(xlim=(0, columns), ylim=(-lines, 0))
     axes.axis("off")
+    cell = {"family": "monospace", "fontsize": 8, "ha": "center", "va": "center"}
     x, y = 0, 0
     for piece, value in zip(pieces, values, strict=True):
         for character in piece:
@@ -97,6 +105,5 @@ def heat_text(
             if value > norm.vmax * 0.02:
                 axes.add_patch(plt.Rectangle((x, -y - 1), 1, 1, color=face, linewidth=0))
             ink = "white" if norm(value) > 0.7 else "black"
-            shown = character if character.isprintable() else " "
-            axes.text(x + 0.5, -y - 0.5, shown, family="monospace", fontsize=8, ha="center", va="center", color=ink)
+            axes.text(x + 0.5, -y - 0.5, drawable(character), color=ink, **cell)
             x += 1
