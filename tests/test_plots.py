@@ -436,7 +436,7 @@ def test_tokens_of_a_span_are_shares_and_many_are_put_together():
 def test_a_matched_pair_is_its_texts_on_the_heat_of_each_neuron():
     panels = draw("fig02").axes[:4]
     assert [axes.get_title() for axes in panels] == ["x L0/U1", "y L1/U2", "", ""]
-    assert ["".join(text.get_text() for text in axes.texts) for axes in panels] == ["a b□"] * 2 + ["</b>"] * 2
+    assert ["".join(text.get_text() for text in axes.texts) for axes in panels] == ["ab□"] * 2 + ["</b>"] * 2
     assert [len(axes.patches) for axes in panels] == [4, 0, 4, 0]  # the second never fires
     heat = plt.get_cmap("YlOrRd")
     assert [patch.get_facecolor() for patch in panels[0].patches] == [to_rgba(heat(v)) for v in (0.25,) * 3 + (1.0,)]
@@ -457,7 +457,7 @@ def test_no_text_of_a_corpus_is_formula_or_beyond_the_font():
     neuron = NEURON._replace(contexts=(Context(hostile, "s", "code", (0, 1), {"m": [(0, len(hostile), 1.0)]}),))
     (axes,) = drawn(plots.examples({"column": [(hostile, neuron, "m")]})).axes
     assert axes.get_title(loc="left").startswith(r"'$\frac' '$_{' □ □ □")
-    assert "".join(text.get_text() for text in axes.texts).startswith(r"'$\frac' '$_{' □ □ □")
+    assert "".join(text.get_text() for text in axes.texts).startswith(r"'$\frac''$_{'□□□")
     (axes,) = drawn(plots.fig23(hostile, ("X", "Y"), (spans, spans), spans)).axes
     assert all(text.get_text().startswith(r"'$\frac'␣'$_{'␣□␣□ □ □") for text in axes.texts)
 

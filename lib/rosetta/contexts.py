@@ -38,9 +38,10 @@ def top_contexts(
     -------
     DataFrame
         A row for each neuron and rank: ``layer, unit, rank`` (from 1), ``activation`` (the highest) and ``context_mean``
-        (over all tokens of the window); the ``token`` on which the neuron peaks and its bytes ``start, end`` within ``text``, the window's text; ``subset, category, source`` of the
-        document; and the neuron's ``mean, std`` over all positions. Of equal activations the earlier position comes
-        first. A dead neuron (one that never changes) has no rows. ``attrs["positions"]`` is the length of the stream.
+        (over all tokens of the window); the ``token`` on which the neuron peaks and its bytes ``start, end`` within
+        ``text``, the window's text; ``subset, category, source`` of the document; and the neuron's ``mean, std`` over
+        all positions. Of equal activations the earlier position comes first. A dead neuron (one that never changes) has
+        no rows. ``attrs["positions"]`` is the length of the stream.
 
     Raises
     ------

@@ -91,7 +91,9 @@ def heat_text(
     """Text in a monospaced grid, each piece on its heat colour."""
     axes.set(xlim=(0, columns), ylim=(-lines, 0))
     axes.axis("off")
-    cell = {"family": "monospace", "fontsize": 8, "ha": "center", "va": "center"}
+    # Thousands of characters that lie inside the axes by construction: measuring each would take most of the time.
+    cell = {"family": "monospace", "fontsize": 8, "ha": "center", "va": "center", "in_layout": False}
+    heat = plt.get_cmap(HEAT)
     x, y = 0, 0
     for piece, value in zip(pieces, values, strict=True):
         for character in piece:
@@ -101,9 +103,9 @@ def heat_text(
                 return
             if character == "\n":
                 continue
-            face = plt.get_cmap(HEAT)(norm(max(value, 0)))
             if value > norm.vmax * 0.02:
-                axes.add_patch(plt.Rectangle((x, -y - 1), 1, 1, color=face, linewidth=0))
+                axes.add_patch(plt.Rectangle((x, -y - 1), 1, 1, color=heat(norm(value)), linewidth=0))
             ink = "white" if norm(value) > 0.7 else "black"
-            axes.text(x + 0.5, -y - 0.5, drawable(character), color=ink, **cell)
+            if (shown := drawable(character)) != " ":
+                axes.text(x + 0.5, -y - 0.5, shown, color=ink, **cell)
             x += 1
