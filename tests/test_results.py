@@ -62,7 +62,7 @@ def test_other_parameters_make_it_again_and_are_named(tmp_path, caplog, other):
     assert keep(path, other, make) == 2 and make.times == 1 and not caplog.text
 
 
-def test_a_change_of_the_library_changes_its_digest_and_a_comment_does_not(tmp_path, monkeypatch):
+def test_a_change_of_the_library_changes_its_digest_and_a_word_about_it_does_not(tmp_path, monkeypatch):
     monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
 
     def digest(one, other="y = 1\n"):
@@ -71,7 +71,9 @@ def test_a_change_of_the_library_changes_its_digest_and_a_comment_does_not(tmp_p
         return results.code_digest("one", "other")
 
     before = digest("x = [1, 2]\n")
-    assert digest("# Why.\nx = [\n    1,\n    2,  # two\n]\n") == before
+    assert digest('"""What."""\n# Why.\nx = [\n    1,\n    2,  # two\n]\n') == before
+    function = 'def f():\n    {}return "a"\n'.format
+    assert digest(function('"""What."""\n    ')) == digest(function("")) != digest(function('"a"\n    1\n    '))
     assert len({before, digest("x = [1, 3]\n"), digest("x = [1, 2]\n", "y = 2\n")}) == 3
 
 

@@ -842,3 +842,15 @@ def test_only_the_rows_in_sight_are_in_the_page(open_page, thousand):
         " return document.elementFromPoint(r.x + 40, r.y + r.height / 2).closest('.row').ariaPosInSet; }"
     )
     assert 500 < int(middle) < 600
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In a notebook
+
+
+def test_the_address_is_relative_to_the_notebook_that_is_open_or_to_the_batchs_copy(tmp_path, monkeypatch):
+    page, executed = tmp_path / "results" / "micro" / "explorer.html", tmp_path / "results" / "micro" / "notebooks"
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    assert viewer.address(page, executed) == "../explorer.html"
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "notebooks" / "06.ipynb"))
+    assert viewer.address(page, executed) == "../results/micro/explorer.html"

@@ -9,6 +9,7 @@ import hashlib
 import html
 import json
 import math
+import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -102,6 +103,15 @@ def write(path: str | Path, neurons: Sequence[RosettaNeuron], title: str, note: 
     path = Path(path)
     write_whole(path, lambda temporary: temporary.write_bytes(page.encode()))
     return path
+
+
+def address(page: Path, executed: Path) -> str:
+    """Where a page lies, seen from the notebook that shows it: Jupyter serves files by relative addresses only.
+
+    The notebook is the one that is open in Jupyter, which tells its kernel; a batch's lies in the folder `executed`.
+    """
+    notebook = os.environ.get("JPY_SESSION_NAME")
+    return Path(os.path.relpath(page, Path(notebook).parent if notebook else executed)).as_posix()
 
 
 def _fill(template: str, **texts: str) -> str:
