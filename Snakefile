@@ -56,7 +56,7 @@ ROSETTA = matched(
     [pair for family in STUDY.properties.rosetta for _, pair in STUDY.family_points(family)]
     + STUDY.pairs_of(STUDY.explorer.point)
 )
-#: The notebooks after 02 run two at a time.
+#: The notebooks after 02 run two at a time, but for 07, which takes longest.
 HALF = max(1, workflow.cores // 2)
 
 
@@ -143,7 +143,6 @@ rule polarization:
         PAPERMILL + TO_LOG
 
 
-# 07 takes longest and reads what 06 keeps, so these two go before others that could run.
 rule specialization:
     input:
         ROSETTA,
@@ -153,7 +152,7 @@ rule specialization:
         f"{OUT}/notebooks/06_specialization.ipynb",
     log:
         f"{OUT}/logs/06_specialization.log",
-    priority: 8
+    priority: 8  # 07 reads what it keeps
     threads: HALF
     shell:
         PAPERMILL + TO_LOG
@@ -169,7 +168,6 @@ rule codesearchnet:
         f"{OUT}/notebooks/07_codesearchnet.ipynb",
     log:
         f"{OUT}/logs/07_codesearchnet.log",
-    priority: 8
-    threads: HALF
+    threads: workflow.cores
     shell:
         PAPERMILL + TO_LOG
