@@ -140,6 +140,24 @@ def test_polarization_is_the_mean_of_each_population_with_its_interval(study):
     assert rows[rows.model == PYTHIA]["count"].sum() == 255  # the neuron that writes nothing is in neither
 
 
+def test_separation_is_the_gap_at_both_ends_and_the_slopes_over_a_decade():
+    rows = [
+        (family, size, population, mean)
+        for family, means in {
+            "steady": {ROSETTA: [1.0, 2.0, 3.0], OTHERS: [0.5, 0.5, 0.5]},
+            "crossing": {ROSETTA: [1.0, 1.0, 1.0], OTHERS: [0.0, 1.0, 2.0]},
+        }.items()
+        for population, of_size in means.items()
+        for size, mean in zip((100, 1_000, 10_000), of_size, strict=True)
+    ]
+    summary = pd.DataFrame(rows, columns=["family", "neurons", "population", "mean"])
+    found = properties.separation(summary.sample(frac=1, random_state=0)).loc[["steady", "crossing"]]
+    assert found["gap, smallest"].tolist() == [0.5, 1] and found["gap, largest"].tolist() == [2.5, -1]
+    assert found["sizes"].tolist() == [3, 3] and found["above"].tolist() == [3, 1]
+    np.testing.assert_allclose(found["Rosetta, per decade"], [1, 0], atol=1e-12)
+    np.testing.assert_allclose(found["other, per decade"], [0, 1], atol=1e-12)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Contexts and labels
 

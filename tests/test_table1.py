@@ -703,3 +703,14 @@ def test_what_is_reported_is_what_the_paper_prints():
     assert [row[1] for row in rows] == ["Base Model", "Random", "Non-Rosetta", "Rosetta", "Oracle"]
     assert list(table1.REPORTED) == ["base", RANDOM, OTHER, ROSETTA, ORACLE]
     assert list(table1.REPORTED.values()) == numbers
+
+
+def test_the_papers_numbers_stand_beside_those_that_were_measured():
+    nan = np.nan
+    rows = [("base", nan, 9.04, nan), (RANDOM, 0.061, 7.25, 7.5), (ORACLE, 1.0, 3.21, nan)]  # one seed: no interval
+    table = table1.beside_the_papers(pd.DataFrame(rows, columns=["filter", "f1", "mean", "high"]))
+    assert list(table.index) == ["base model", RANDOM, ORACLE]
+    assert table["measured here"].to_numpy().tolist() == [["", "9.0"], ["0.06", "7.2 ± 0.2"], ["1.00", "3.2"]]
+    assert table["reported there"].to_numpy().tolist() == [
+        ["", "6.73"], ["0.06", "3.59 ± 0.07"], ["1.00", "3.01 ± 0.04"],
+    ]  # fmt: skip

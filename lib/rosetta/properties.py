@@ -96,6 +96,31 @@ def polarization(study: Study, table: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def separation(summary: pd.DataFrame) -> pd.DataFrame:
+    """Whether the two populations of each family part as it grows: a row a family.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        As `polarization` gives it.
+
+    Returns
+    -------
+    DataFrame
+        ``gap, smallest`` and ``gap, largest``: the Rosetta mean less the other one, at the family's smallest and largest
+        size; ``sizes``, and how many of them have a gap ``above`` 0; ``Rosetta, per decade`` and ``other, per
+        decade``: the least-squares slope of each mean over a tenfold growth in neurons.
+    """
+    rows = {}
+    for family, group in summary.groupby("family", sort=False):
+        mean = group.pivot(index="neurons", columns="population", values="mean")
+        gap = mean[ROSETTA] - mean[OTHERS]
+        row = {"gap, smallest": gap.iloc[0], "gap, largest": gap.iloc[-1], "sizes": len(gap), "above": sum(gap > 0)}
+        slopes = {p: np.polyfit(np.log10(mean.index), mean[p], 1)[0] for p in (ROSETTA, OTHERS)}
+        rows[family] = row | {f"{population}, per decade": slope for population, slope in slopes.items()}
+    return pd.DataFrame(rows).T.astype({"sizes": int, "above": int}).rename_axis("family")
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # 5.2 specialization
 

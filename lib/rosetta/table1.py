@@ -314,3 +314,21 @@ def table1(recovered: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         for name, group in runs.groupby("filter", sort=False)
     ]
     return pd.DataFrame(rows)
+
+
+def beside_the_papers(table: pd.DataFrame) -> pd.DataFrame:
+    """Table 1 in words, the paper's numbers (`REPORTED`) beside those of `table1`; the rows are the filters."""
+
+    def interval(mean: float, half: float | None, digits: int) -> str:
+        return f"{mean:.{digits}f}" if half is None or np.isnan(half) else f"{mean:.{digits}f} ± {half:.{digits}f}"
+
+    rows = {}
+    for row in table.itertuples():
+        f1, mean, half = REPORTED[row.filter]
+        rows["base model" if row.filter == "base" else row.filter] = {
+            ("measured here", "F1"): "" if np.isnan(row.f1) else f"{row.f1:.2f}",
+            ("measured here", "test perplexity"): interval(row.mean, row.high - row.mean, 1),
+            ("reported there", "F1"): "" if f1 is None else f"{f1:.2f}",
+            ("reported there", "test perplexity"): interval(mean, half, 2),
+        }
+    return pd.DataFrame.from_dict(rows, orient="index")

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rosetta.plots.style import BLACK, BLUE, COLORS, GREEN, GREY, ORANGE, RED, WIDTH, legend_below
+from rosetta.plots.style import BLACK, BLUE, COLORS, GREEN, GREY, ORANGE, PURPLE, RED, WIDTH, legend_below
 
 FILTERS = {"base": BLACK, "random": GREY, "non-Rosetta": ORANGE, "Rosetta": BLUE, "oracle": GREEN}
 
@@ -88,9 +88,10 @@ def what_a_neuron_is_worth(references: pd.DataFrame, column: str = "f1") -> Figu
     averages = references[references["kind"] == "average"]
     sizes = averages["filter"].str.extract(r"(\d+)")[0].astype(int)
     axes.plot(sizes, averages[column], "s--", color=GREEN, label="mean of the first k")
-    for kind, style, text in (("probe", "-.", "linear probe on all of them"), ("tokens", ":", "bag of tokens")):
+    yardsticks = {"probe": (PURPLE, "-", "linear probe on all of them"), "tokens": (BLACK, ":", "bag of tokens")}
+    for kind, (color, line, text) in yardsticks.items():
         for value in references.loc[references["kind"] == kind, column]:
-            axes.axhline(value, linestyle=style, color=BLACK, linewidth=1.4, label=text)
+            axes.axhline(value, linestyle=line, color=color, linewidth=1.4, label=text)
     axes.set(xlabel="rank of the neuron (k of the mean)", ylabel="F1 over functions", ylim=(0, 1.03))
     legend_below(figure, axes, columns=2)
     return figure
