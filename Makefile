@@ -34,7 +34,8 @@ figures: reproduce  ## copy the profile's figures and tables to figures/, which 
 test: env  ## every test, the notebooks on the smoke profile included
 	$(BIN)/python -m pytest
 
-lab: env  ## JupyterLab on the notebooks
+lab: env  ## JupyterLab on the notebooks, without its question about news from the network
+	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2> /dev/null
 	$(BIN)/jupyter lab --notebook-dir .
 
 lint: env  ## ruff on the library, the tests and the notebooks; no outputs in a notebook
