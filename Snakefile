@@ -17,7 +17,7 @@ OUT = f"{RESULTS}/{STUDY.name}"
 POINTS = {"+".join(point): point for points in STUDY.curves.values() for point in points}
 # Batches of activations are tens of megabytes. By itself glibc returns blocks of that size to the system and fetches them
 # anew each time, and their pages cost a sixth of the time.
-KEEP_MEMORY = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=1000000000000 "
+KEEP_MEMORY = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=134217728 "
 PAPERMILL = (
     KEEP_MEMORY + "OMP_NUM_THREADS={threads} {sys.executable} -m papermill {input.notebook} {output} --cwd notebooks "
     "--no-progress-bar --log-level WARNING -p profile {PROFILE} -p results {RESULTS}"

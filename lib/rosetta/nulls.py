@@ -41,26 +41,42 @@ class Permuted:
                 setattr(self, name, getattr(batches, name))
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        rng = torch.Generator().manual_seed(self.seed)
-        held, pool = [], None
+        pool, held = _Pool(self.pool_batches + 1, torch.Generator().manual_seed(self.seed)), []
         for index, (a, b) in enumerate(self.batches):
             if index < self.pool_batches:
                 held.append(a)  # its partners are drawn from the rows left over at the end
             else:
                 # A short pool (the last batches are smaller) is topped up by the next rows.
-                rows, pool = _draw(pool, len(a), rng)
+                rows = pool.draw(len(a))
                 held, a = ([*held, a[len(rows) :]], a[: len(rows)]) if len(rows) < len(a) else (held, a)
                 yield a, rows
-            pool = b if pool is None else torch.cat([pool, b])
+            pool.add(b)
         for a in held:
-            rows, pool = _draw(pool, len(a), rng)
-            yield a, rows
+            yield a, pool.draw(len(a))
 
 
-def _draw(pool: torch.Tensor, n: int, rng: torch.Generator) -> tuple[torch.Tensor, torch.Tensor]:
-    """n random rows of the pool, and the rest."""
-    order = torch.randperm(len(pool), generator=rng).to(pool.device)
-    return pool[order[:n]], pool[order[n:]]
+class _Pool:
+    """Rows that are drawn at random; each keeps its slot until then, so that only what comes and goes is copied."""
+
+    def __init__(self, batches: int, rng: torch.Generator):
+        self.batches, self.rng, self.rows = batches, rng, None
+        self.held = self.free = torch.empty(0, dtype=torch.int64)
+
+    def add(self, b: torch.Tensor) -> None:
+        if self.rows is None:
+            self.rows, self.free = b.new_empty(self.batches * len(b), b.shape[1]), torch.arange(self.batches * len(b))
+        if (lacking := len(b) - len(self.free)) > 0:
+            self.free = torch.cat([self.free, len(self.rows) + torch.arange(lacking)])
+            self.rows = torch.cat([self.rows, b.new_empty(lacking, b.shape[1])])
+        slots, self.free = self.free[: len(b)], self.free[len(b) :]
+        self.rows[slots.to(b.device)] = b
+        self.held = torch.cat([self.held, slots])
+
+    def draw(self, n: int) -> torch.Tensor:
+        order = torch.randperm(len(self.held), generator=self.rng)
+        drawn, self.held = self.held[order[:n]], self.held[order[n:]]
+        self.free = torch.cat([self.free, drawn])
+        return self.rows[drawn.to(self.rows.device)]
 
 
 def threshold(null_tables: Sequence[pd.DataFrame], quantile: float = QUANTILE) -> float:
