@@ -47,7 +47,7 @@ format: env
 	$(BIN)/nbstripout notebooks/*.ipynb
 
 zoo: env  ## train the embedded models again (hours; resumes where it was stopped)
-	OMP_NUM_THREADS=1 $(BIN)/python -m rosetta.zoo --jobs $(CORES)
+	OMP_NUM_THREADS=1 $(BIN)/python -m rosetta.models.zoo --jobs $(CORES)
 
 bench: env  ## speed and memory of every stage, for the largest pair of the zoo
 	$(BIN)/python benchmarks/pipeline.py

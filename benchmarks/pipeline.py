@@ -14,11 +14,11 @@ from itertools import islice
 import torch
 from tqdm.auto import tqdm
 
-from rosetta import alignment
-from rosetta.activations import AlignedBatches
-from rosetta.correlation import PearsonAccumulator
-from rosetta.matching import mutual_nearest
-from rosetta.study import Study
+from rosetta.matching import alignment
+from rosetta.matching.activations import AlignedBatches
+from rosetta.matching.correlation import PearsonAccumulator
+from rosetta.matching.mutual import mutual_nearest
+from rosetta.studies.matches import Study
 
 
 def best_of(repeats: int, work) -> float:

@@ -10,9 +10,9 @@ import time
 
 import torch
 
-from rosetta import contexts, selectivity
-from rosetta.activations import read_windows
-from rosetta.study import Study
+from rosetta.matching.activations import read_windows
+from rosetta.neurons import contexts, selectivity
+from rosetta.studies.matches import Study
 
 
 def peak_gib() -> float:

@@ -12,7 +12,8 @@ import time
 
 import torch
 
-from rosetta import profiles, theory
+from rosetta import profiles
+from rosetta.laws import simulation
 
 
 def measured(what: str, run):
@@ -27,13 +28,13 @@ def measured(what: str, run):
 def equal(n_inputs: int = 10_000) -> None:
     """Both samplers at the same N, beta and M; twice, the first use of each pays for loading code."""
     for sampler in ("fast", "literal"):
-        theory.simulate(256, 1.5, n_inputs=500, sampler=sampler)
+        simulation.simulate(256, 1.5, n_inputs=500, sampler=sampler)
     for size in (2**10, 2**12, 2**14):
         for beta in (1.5, 2.0, 3.0):
             for sampler in ("fast", "literal"):
                 measured(
                     f"N = {size:,}, beta = {beta}, M = {n_inputs:,}, {sampler}",
-                    lambda s=sampler, n=size, b=beta: theory.simulate(n, b, n_inputs=n_inputs, sampler=s),
+                    lambda s=sampler, n=size, b=beta: simulation.simulate(n, b, n_inputs=n_inputs, sampler=s),
                 )
 
 
@@ -42,16 +43,16 @@ def grid() -> None:
     t = profiles.load("micro").theory
     table = measured(
         f"grid, {len(t.grid.sizes) * len(t.grid.betas) * t.grid.runs} runs",
-        lambda: theory.grid(t.grid.sizes, t.grid.betas, t.grid.runs, t.seed, n_inputs=t.inputs),
+        lambda: simulation.grid(t.grid.sizes, t.grid.betas, t.grid.runs, t.seed, n_inputs=t.inputs),
     )
-    fitted = theory.slopes(table)
+    fitted = simulation.slopes(table)
     print(fitted[fitted["panel"] != "c"][["panel", "beta", "alpha", "theory", "error"]].round(4).to_string(index=False))
 
 
 def literal() -> None:
     """The largest literal run of the paper's grid."""
     result = measured(
-        "N = 131,072, beta = 1.5, M = 10,000, literal", lambda: theory.simulate(2**17, 1.5, sampler="literal")
+        "N = 131,072, beta = 1.5, M = 10,000, literal", lambda: simulation.simulate(2**17, 1.5, sampler="literal")
     )
     print(result)
 

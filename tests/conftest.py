@@ -12,6 +12,7 @@ import sys
 import textwrap
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tokenizers
 import torch
@@ -20,10 +21,11 @@ import yaml
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 
-from rosetta import corpora, zoo
-from rosetta.activations import Reader
-from rosetta.corpora import Document, normalize
-from rosetta.models import ROOT
+from rosetta import sources
+from rosetta.matching.activations import Reader
+from rosetta.models import zoo
+from rosetta.models.load import ROOT
+from rosetta.sources.document import Document, normalize
 
 MANY_SCRIPTS = normalize(
     "Ångström naïve café: “quotes” — dashes… Größe, piñata, Łódź.\n"
@@ -133,8 +135,8 @@ def library(tmp_path_factory) -> Path:
     path = tmp_path_factory.mktemp("texts") / "texts.jsonl"
     pieces = [
         piece
-        for file in sorted((ROOT / "lib" / "rosetta").glob("*.py"))
-        for piece in corpora.split_at_lines(file.read_text(encoding="utf-8"), 1_500)
+        for file in sorted((ROOT / "lib" / "rosetta").rglob("*.py"))
+        for piece in sources.split_at_lines(file.read_text(encoding="utf-8"), 1_500)
     ]
     path.write_text("".join(json.dumps({"text": piece}) + "\n" for piece in pieces[:60]), encoding="utf-8")
     return path
@@ -163,6 +165,13 @@ def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(content | changes, sort_keys=False), encoding="utf-8")
     return path
+
+
+def mutual(corr: np.ndarray) -> set[tuple[int, int]]:
+    corr = np.where(np.isnan(corr), -np.inf, corr)
+    return {
+        (u, v) for u, v in enumerate(corr.argmax(axis=1).tolist()) if corr[:, v].argmax() == u and corr[u, v] > -np.inf
+    }
 
 
 def edited(folder: Path, name: str, edit) -> Path:

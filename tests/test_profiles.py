@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rosetta import profiles
-from rosetta.models import ROOT
+from rosetta.models.load import ROOT
 from rosetta.profiles import Profile, ProfileError
 
 SHIPPED = ("smoke", "micro", "small", "paper")

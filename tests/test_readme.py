@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rosetta.models import ROOT
+from rosetta.models.load import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

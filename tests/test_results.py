@@ -1,7 +1,11 @@
 import errno
+import importlib.metadata
 import json
 import logging
 import os
+import platform
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -62,19 +66,85 @@ def test_other_parameters_make_it_again_and_are_named(tmp_path, caplog, other):
     assert keep(path, other, make) == 2 and make.times == 1 and not caplog.text
 
 
-def test_a_change_of_the_library_changes_its_digest_and_a_word_about_it_does_not(tmp_path, monkeypatch):
-    monkeypatch.setattr(results, "__file__", str(tmp_path / "results.py"))
+# ---------------------------------------------------------------------------------------------------------------------
+# What a result owes to code
 
-    def digest(one, other="y = 1\n"):
-        (tmp_path / "one.py").write_text(one)
-        (tmp_path / "other.py").write_text(other)
-        return results.code_digest("one", "other")
+#: The modules in which something is made that is kept.
+KEEPERS = sorted(
+    results.LIBRARY.joinpath(path).relative_to(results.LIBRARY.parent).with_suffix("").as_posix().replace("/", ".")
+    for path in results.LIBRARY.rglob("*.py")
+    if re.search(r"^from rosetta.results import .*\b(keep|keep_file|made_by)\b", path.read_text(encoding="utf-8"), re.M)
+)
 
-    before = digest("x = [1, 2]\n")
-    assert digest('"""What."""\n# Why.\nx = [\n    1,\n    2,  # two\n]\n') == before
-    function = 'def f():\n    {}return "a"\n'.format
-    assert digest(function('"""What."""\n    ')) == digest(function("")) != digest(function('"a"\n    1\n    '))
-    assert len({before, digest("x = [1, 3]\n"), digest("x = [1, 2]\n", "y = 2\n")}) == 3
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of the library, in whose place results are asked what they owe to code."""
+    folder = shutil.copytree(
+        results.LIBRARY, tmp_path / "lib" / "rosetta", ignore=shutil.ignore_patterns("__pycache__")
+    )
+    monkeypatch.setattr(results, "LIBRARY", folder)
+    return folder
+
+
+def rewrite(file, text):
+    """Write a file, at a time of its own: two writes may fall into one tick of the clock."""
+    before = file.stat().st_mtime_ns
+    file.write_text(text, encoding="utf-8")
+    os.utime(file, ns=(before + 10**9, before + 10**9))
+
+
+def test_the_studies_and_the_corpus_keep_results():
+    assert {"rosetta.sources.environment", "rosetta.studies.matches", "rosetta.studies.simulations"} <= set(KEEPERS)
+
+
+@pytest.mark.parametrize("keeper", KEEPERS)
+def test_a_change_of_any_module_that_a_result_rests_on_has_it_made_again_and_no_other_does(keeper, copy, tmp_path):
+    make = Maker(1)
+    make.__module__ = keeper
+
+    def times_made() -> int:
+        keep(tmp_path / "result.json", {"tokens": 5}, make)
+        return make.times
+
+    assert times_made() == times_made() == 1
+    within = results.reached(keeper)
+    assert {keeper, "rosetta.results"} <= set(within)
+    files = [file for file in sorted(copy.rglob("*.py")) if file.name != "__init__.py"]
+    changed = 1
+    for file in files:
+        name = ".".join(file.relative_to(copy.parent).with_suffix("").parts)
+        source = file.read_text(encoding="utf-8")
+        rewrite(file, source + '\n\n# Why.\ndef documented():\n    """What."""\n')
+        changed += name in within
+        assert times_made() == changed, name
+        rewrite(file, source + '\n\ndef documented():\n    """What it is now.\n\n    And more.\n    """  # and why\n')
+        assert times_made() == changed, name
+    assert changed == 1 + len(within) < len(files)
+
+
+def test_the_theory_is_part_of_what_the_simulations_rest_on_and_the_judge_of_filters_is_not():
+    within = results.reached("rosetta.studies.simulations")
+    assert {"rosetta.laws.theory", "rosetta.laws.simulation", "rosetta.matching.mutual"} <= set(within)
+    assert "rosetta.filtering.filters" not in within
+    assert "rosetta.models.likelihood" in results.reached("rosetta.filtering.pretraining")
+
+
+def test_the_versions_of_what_computes_are_part_of_it(monkeypatch):
+    libraries = results.made_by("rosetta.laws.scaling")["libraries"]
+    assert libraries["statsmodels"] == importlib.metadata.version("statsmodels")
+    assert libraries["python"] == platform.python_version() and "transformers" not in libraries
+    assert {"torch", "transformers", "tokenizers"} <= set(results.made_by("rosetta.studies.matches")["libraries"])
+    before = results.made_by("rosetta.laws.theory")
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0")
+    results._versions.cache_clear()
+    assert results.made_by("rosetta.laws.theory")["libraries"]["numpy"] == "0" != before["libraries"]["numpy"]
+    monkeypatch.undo()
+    results._versions.cache_clear()
+
+
+def test_code_that_is_not_the_librarys_adds_nothing():
+    assert results.made_by("__main__") == results.made_by("numpy") == results.made_by("rosetta.nowhere") == {}
 
 
 def truncate(path):

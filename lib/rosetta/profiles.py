@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from rosetta.models import ROOT, ModelSpec
+from rosetta.models.load import ROOT, ModelSpec
 
 
 class ProfileError(ValueError):

@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 
 from rosetta.results import write_whole
-from rosetta.study import Study
+from rosetta.studies.matches import Study
 
 
 def summary(study: Study) -> str:

@@ -1,22 +1,33 @@
 """Kept results: written whole or not at all, with the parameters that made them beside them.
 
-A result is a file; next to ``counts.json`` lies ``counts.json.made-with.json``, which holds the parameters and the
-file's SHA-256. A result is used again only if both still agree; otherwise it is named in a message and made again.
+A result is a file; next to ``counts.json`` lies ``counts.json.made-with.json``, which holds the parameters, what the
+result owes to code (`made_by`) and the file's SHA-256. A result is used again only if all of it still agrees; otherwise it
+is named in a message and made again.
 """
 
 import ast
 import errno
 import hashlib
+import importlib.metadata
 import json
 import logging
 import os
+import platform
+import sys
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 
 logger = logging.getLogger(__name__)
+
+LIBRARY = Path(__file__).parent
+#: What the libraries compute with and no module of this one imports.
+BEHIND = ("tokenizers",)
+#: What may have a docstring.
+DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -55,20 +66,90 @@ def write_table(table: pd.DataFrame, path: Path) -> None:
     write_whole(path, lambda temporary: table.to_csv(temporary, index=False))
 
 
-def code_digest(*modules: str) -> str:
-    """What tells this version of some of the library's modules from another; comments, docstrings and layout aside.
+# ---------------------------------------------------------------------------------------------------------------------
+# What a result owes to code
 
-    Part of the parameters of whatever those modules compute, so that no change of theirs leaves a stale result in use.
+
+def made_by(module: str) -> dict[str, Any]:
+    """What a result owes to the code of the module that makes it: part of the parameters of whatever is kept.
+
+    Found, not listed: the module and every module of the library that it reaches through their imports, as one digest,
+    comments, docstrings and layout aside; and the versions of Python and of the libraries that these modules import.
+    Code from elsewhere, a notebook's cell for instance, adds nothing.
+
+    Returns
+    -------
+    dict
+        ``code`` and ``libraries``, or nothing.
     """
-    digest = hashlib.sha256()
-    for module in modules:
-        source = (Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8")
-        tree = ast.parse(source)
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
-                node.body = node.body[1:]
-        digest.update(ast.dump(tree).encode())
-    return digest.hexdigest()[:16]
+    if not _file(module):
+        return {}
+    digest, imported = hashlib.sha256(), set(BEHIND)
+    for name in reached(module):
+        source = _module(name)
+        digest.update(f"{name} {source.digest}\n".encode())
+        imported |= source.others
+    return {"code": digest.hexdigest()[:16], "libraries": _versions(frozenset(imported))}
+
+
+def reached(module: str) -> list[str]:
+    """The library's modules that one of them reaches through its imports, itself included, by name."""
+    seen, waiting = set(), [module]
+    while waiting:
+        if (name := waiting.pop()) not in seen:
+            seen.add(name)
+            waiting += _module(name).library
+    return sorted(seen)
+
+
+class _Source(NamedTuple):
+    """A module of the library: the digest of its code, and what it imports from the library and from others."""
+
+    digest: str
+    library: frozenset[str]
+    others: frozenset[str]
+
+
+def _module(name: str) -> _Source:
+    file = _file(name)
+    return _parsed(file, file.stat().st_mtime_ns)
+
+
+@cache
+def _parsed(file: Path, _mtime: int) -> _Source:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    imported = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            imported |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            inside = {f"{node.module}.{alias.name}" for alias in node.names}
+            imported |= {name if _file(name) else node.module for name in inside}
+        if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
+            node.body = node.body[1:]
+    library = {name for name in imported if _file(name)}
+    others = {name.partition(".")[0] for name in imported - library}
+    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return _Source(digest, frozenset(library), frozenset(others - sys.stdlib_module_names - {LIBRARY.name}))
+
+
+def _file(module: str) -> Path | None:
+    """The file of a module of the library, or of a folder's list of names; None for anything else."""
+    top, *inside = module.split(".")
+    path = LIBRARY.joinpath(*inside)
+    files = (path.with_suffix(".py"), path / "__init__.py")
+    return next((file for file in files if file.is_file()), None) if top == LIBRARY.name else None
+
+
+@cache
+def _versions(imported: frozenset[str]) -> dict[str, str]:
+    distributions = importlib.metadata.packages_distributions()
+    names = sorted({name for top in imported for name in distributions.get(top, ())})
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Keeping
 
 
 def keep(path: Path, parameters: dict, make: Callable[[], Any]) -> Any:
@@ -79,7 +160,7 @@ def keep(path: Path, parameters: dict, make: Callable[[], Any]) -> Any:
     path : Path
         ``.parquet`` keeps a DataFrame (with its ``attrs``), ``.json`` anything JSON can hold.
     parameters : dict
-        All that the result depends on; plain JSON values.
+        All that the result depends on but code, which is added to it (`made_by`); plain JSON values.
     make : callable
         Called without arguments when the result has to be made.
 
@@ -89,12 +170,17 @@ def keep(path: Path, parameters: dict, make: Callable[[], Any]) -> Any:
         As read back from the file, so a first and a second run go on with the same thing.
     """
     path = Path(path)
-    return _read(keep_file(path, parameters, lambda temporary: _write(make(), path.suffix, temporary)))
+    _keep(path, parameters | made_by(make.__module__), lambda temporary: _write(make(), path.suffix, temporary))
+    return _read(path)
 
 
 def keep_file(path: Path, parameters: dict, write: Callable[[Path], Any]) -> Path:
     """As `keep`, for any file: ``write(temporary)`` makes it, and its path is returned without reading it."""
-    path = Path(path)
+    _keep(Path(path), parameters | made_by(write.__module__), write)
+    return Path(path)
+
+
+def _keep(path: Path, parameters: dict, write: Callable[[Path], Any]) -> None:
     parameters = json.loads(json.dumps(parameters))
     reason = why_stale(path, parameters)
     if reason:
@@ -102,7 +188,6 @@ def keep_file(path: Path, parameters: dict, write: Callable[[Path], Any]) -> Pat
             logger.warning("%s %s; it is made again", path, reason)
         write_whole(path, write)
         vouch(path, parameters)
-    return path
 
 
 def vouch(path: Path, parameters: dict) -> None:

@@ -14,7 +14,7 @@ from scipy import stats
 
 from rosetta.profiles import load
 from rosetta.report import summary
-from rosetta.study import Study
+from rosetta.studies.matches import Study
 
 FIGURES = [
     "fig23_alignment", "fig03a_scaling", "fig04_untrained", "fig25_topk", "fig26_permuted", "fig33_tokens", "fig05_frontiers",

@@ -5,7 +5,7 @@ import re
 import nbformat
 import pytest
 
-from rosetta.models import ROOT
+from rosetta.models.load import ROOT
 
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 

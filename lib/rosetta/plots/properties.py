@@ -22,7 +22,7 @@ from rosetta.plots.style import (
     legend_below,
     log_ticks,
 )
-from rosetta.viewer import Context, RosettaNeuron
+from rosetta.viewer.page import Context, RosettaNeuron
 
 POPULATIONS = {"Rosetta": (BLUE, "o-", "Rosetta Neurons"), "other": (GREY, "s--", "other neurons")}
 #: The category's colour is the same in every figure.

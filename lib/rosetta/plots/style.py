@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, get_font
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
-from rosetta import scaling
+from rosetta.laws.scaling import PowerLawFit, fit_power_law
 from rosetta.results import write_whole
 
 BLUE, ORANGE, GREEN, RED, PURPLE, SKY, YELLOW, BLACK = (
@@ -64,12 +64,12 @@ def draw_curve(axes: Axes, x, y, index: int, text: str, **style) -> None:
     axes.plot(x, y, MARKERS[index % 6], color=COLORS[index % 6], label=text, **style)
 
 
-def fit_line(axes: Axes, x, y, color: str) -> scaling.PowerLawFit | None:
+def fit_line(axes: Axes, x, y, color: str) -> PowerLawFit | None:
     """The dashed power-law fit of a curve; None where there is nothing to fit."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     if len(np.unique(x)) < 2 or not (y > 0).all():
         return None
-    fit = scaling.fit_power_law(x, y)
+    fit = fit_power_law(x, y)
     ends = np.array([x.min(), x.max()])
     axes.plot(ends, fit.predict(ends), "--", color=color, linewidth=1.3)
     return fit

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rosetta import theory
+from rosetta.laws.theory import exponents
 from rosetta.plots.style import BLACK, BLUE, COLORS, GREY, MARKERS, SKY, WIDTH, YELLOW, draw_curve
 
 
@@ -66,7 +66,7 @@ def fig27(table: pd.DataFrame, fitted: pd.DataFrame, reading: str = "coordinates
         slope = fitted[fitted["panel"] == panel].set_index("beta")
         for index, (beta, group) in enumerate(means.groupby("beta")):
             group = group[group[column] > 0]
-            expected = theory.exponents(beta)[panel]
+            expected = exponents(beta)[panel]
             alpha = f"{slope.loc[beta, 'alpha']:.3f}" if beta in slope.index else "no fit"
             draw_curve(axes, group["neurons"], group[column], index, rf"$\beta$ = {beta:g}: {alpha} ({expected:.3f})")
             if len(group):

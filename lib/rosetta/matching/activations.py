@@ -1,0 +1,214 @@
+"""m_t of eq. 1: what enters each MLP's output projection, for every layer, position and neuron.
+
+One mechanism for all architectures: a hook on each output projection that `find_mlps` finds reads its input.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from rosetta.matching.alignment import Segment, Window, average_rows, special_prefix
+from rosetta.models.load import ModelSpec, load_tokenizer
+from rosetta.models.load import load as load_model
+from rosetta.models.mlps import Mlp, find_mlps
+
+
+class BadActivations(ValueError):
+    """NaN or infinity among the activations of a layer."""
+
+
+@contextmanager
+def capture(mlps: list[Mlp]) -> Iterator[dict[str, torch.Tensor]]:
+    """While open, each forward pass leaves every MLP's m_t in the dict that is given, by the MLP's path."""
+    seen: dict[str, torch.Tensor] = {}
+
+    def keep_input(path):
+        def hook(_module, inputs):
+            seen[path] = inputs[0]
+
+        return hook
+
+    handles = [mlp.projection.register_forward_pre_hook(keep_input(mlp.path)) for mlp in mlps]
+    try:
+        yield seen
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+class Reader:
+    """A language model with its tokenizer, ready to give the activations of token sequences.
+
+    Parameters
+    ----------
+    name : str
+        For messages and tables.
+    model : torch.nn.Module
+    tokenizer : transformers.PreTrainedTokenizerBase
+
+    Attributes
+    ----------
+    mlps : list of Mlp
+    layers : list of int
+        Neurons of each layer.
+    """
+
+    def __init__(self, name: str, model: torch.nn.Module, tokenizer):
+        self.name, self.tokenizer = name, tokenizer
+        self.model = getattr(model, "base_model", model)  # no unembedding: its logits are not needed
+        self.mlps = find_mlps(self.model)
+        self.layers = [mlp.neurons for mlp in self.mlps]
+        self.prefix = special_prefix(tokenizer)
+        self.device = next(model.parameters()).device
+
+    @classmethod
+    def open(cls, spec: ModelSpec, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Reader":
+        """The reader of a trained model and its own tokenizer."""
+        return cls(spec.name, load_model(spec, device, dtype), load_tokenizer(spec))
+
+    @torch.inference_mode()
+    def read(self, sequences: list[list[int]]) -> tuple[torch.Tensor, np.ndarray]:
+        """Activations of all layers side by side, for the tokens of some sequences.
+
+        Returns
+        -------
+        acts : [tokens, neurons]
+            The sequences one after the other; special tokens are fed to the model and left out here.
+        starts : int64 [sequences]
+            The row at which each sequence starts.
+
+        Raises
+        ------
+        BadActivations
+            NaN or infinity: the model and the layer are named.
+        """
+        lengths = np.array([len(ids) for ids in sequences])
+        skip, width = len(self.prefix), len(self.prefix) + int(lengths.max())
+        padded = np.zeros((len(sequences), width), dtype=np.int64)
+        padded[:, :skip] = self.prefix
+        real = np.arange(width - skip) < lengths[:, None]
+        padded[:, skip:][real] = np.concatenate(sequences)
+        # Padding comes after the text and these models look back only, so it cannot change what is kept.
+        rows = torch.from_numpy(np.flatnonzero(np.pad(real, ((0, 0), (skip, 0))))).to(self.device)
+        with capture(self.mlps) as seen:
+            self.model(input_ids=torch.from_numpy(padded).to(self.device), use_cache=False)
+        acts = torch.cat([seen[mlp.path].flatten(0, -2)[rows] for mlp in self.mlps], dim=1)
+        self._check(acts)
+        return acts, np.cumsum(lengths) - lengths
+
+    def _check(self, acts: torch.Tensor) -> None:
+        if torch.isfinite(acts.sum()):
+            return
+        for layer, part in enumerate(acts.split(self.layers, dim=1)):
+            if not torch.isfinite(part).all():
+                raise BadActivations(
+                    f"{self.name}, layer {layer}: NaN or infinity among the activations of {self.mlps[layer].path}"
+                )
+
+
+def read_windows(
+    reader: Reader, windows: Iterable[Window], sequences_per_batch: int = 32
+) -> Iterator[tuple[Window, torch.Tensor]]:
+    """Each window with one model's activations on its tokens, [tokens, neurons]; memory holds one batch."""
+    windows = iter(windows)
+    while some := list(islice(windows, sequences_per_batch)):
+        acts, _ = reader.read([window.ids for window in some])
+        yield from zip(some, acts.split([len(window.ids) for window in some]), strict=True)
+
+
+class AlignedBatches:
+    """Two models' activations at the same positions, in batches; may be gone through any number of times.
+
+    Each batch is a pair (A [positions, neurons of A], B [positions, neurons of B]); memory does not grow with the
+    number of tokens.
+
+    Parameters
+    ----------
+    a, b : Reader
+    pieces : iterable of Segment
+        What `alignment.segments` gives; a list, or anything else that can be gone through again.
+    sequences_per_batch : int
+
+    Attributes
+    ----------
+    layers : (list of int, list of int)
+        Neurons of each layer of A and B.
+    """
+
+    def __init__(self, a: Reader, b: Reader, pieces: Iterable[Segment], sequences_per_batch: int = 32):
+        self.a, self.b, self.pieces, self.sequences_per_batch = a, b, pieces, sequences_per_batch
+        self.names, self.layers = (a.name, b.name), (a.layers, b.layers)
+
+    def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        pieces = iter(self.pieces)
+        while some := list(islice(pieces, self.sequences_per_batch)):
+            yield self.aligned(some)
+
+    def held(self) -> "HeldBatches":
+        """The same batches, read once and kept in memory, for work that goes through them several times."""
+        return HeldBatches(self)
+
+    def aligned(self, some: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
+        """Both models' activations over some segments, pooled to their canonical spans."""
+        return (
+            _pooled(self.a, [s.ids_a for s in some], [s.tokens_a for s in some]),
+            _pooled(self.b, [s.ids_b for s in some], [s.tokens_b for s in some]),
+        )
+
+
+class HeldBatches(list):
+    """Batches in memory, with the names and layers of what they were read from."""
+
+    def __init__(self, batches: AlignedBatches):
+        super().__init__(batches)
+        self.names, self.layers = batches.names, batches.layers
+
+
+class Example(NamedTuple):
+    """A segment on which a pair of neurons fires, with both neurons' activations on its canonical spans."""
+
+    score: float
+    segment: Segment
+    a: np.ndarray
+    b: np.ndarray
+
+
+def strongest_segments(batches: AlignedBatches, pairs: list[tuple[int, int]], n: int = 3) -> list[list[Example]]:
+    """For each pair of neurons the n segments on which both fire most: by the product of the two peaks.
+
+    Parameters
+    ----------
+    batches : AlignedBatches
+    pairs : list of (int, int)
+        Neurons of A and of B, numbered through all layers.
+    n : int
+
+    Returns
+    -------
+    list of lists of Example
+        Strongest first.
+    """
+    best: list[list[Example]] = [[] for _ in pairs]
+    columns_a, columns_b = (list(column) for column in zip(*pairs, strict=True))
+    pieces = iter(batches.pieces)
+    while some := list(islice(pieces, batches.sequences_per_batch)):
+        a, b = batches.aligned(some)
+        sizes = [len(segment.canonical) for segment in some]
+        parts_a, parts_b = (x.float().cpu().split(sizes) for x in (a[:, columns_a], b[:, columns_b]))
+        for segment, part_a, part_b in zip(some, parts_a, parts_b, strict=True):
+            scores = (part_a.amax(0).clamp(min=0) * part_b.amax(0).clamp(min=0)).tolist()
+            for i, score in enumerate(scores):
+                if len(best[i]) < n or score > best[i][-1].score:
+                    best[i].append(Example(score, segment, part_a[:, i].numpy(), part_b[:, i].numpy()))
+                    best[i] = sorted(best[i], key=lambda example: -example.score)[:n]
+    return best
+
+
+def _pooled(reader: Reader, sequences: list[list[int]], tokens: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
+    acts, starts = reader.read(sequences)
+    first, last = (np.concatenate([t[side] + s for t, s in zip(tokens, starts, strict=True)]) for side in (0, 1))
+    return average_rows(acts, first, last)

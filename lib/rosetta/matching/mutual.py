@@ -1,0 +1,256 @@
+"""Mutual nearest neighbours between two models' neurons (section 3.3), and what is kept of them: the MatchTable.
+
+A MatchTable is a DataFrame with the columns of `COLUMNS`, ranks from 1, sorted by falling correlation. Its ``attrs``
+say how many positions and neurons it was made from and how many neurons of each side were dead.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rosetta.matching.correlation import PearsonAccumulator, tiles
+
+COLUMNS = ["model_a", "layer_a", "unit_a", "model_b", "layer_b", "unit_b", "correlation", "rank_a", "rank_b"]
+MEMORY_BYTES = 4 * 2**30
+
+
+def mutual_nearest(corr: torch.Tensor, k: int = 1) -> torch.Tensor:
+    """Pairs (u, v) with v among the k neurons of B most similar to u, and u among the k of A most similar to v.
+
+    Parameters
+    ----------
+    corr : [n_a, n_b]
+        Similarities; NaN (a dead neuron) never matches.
+    k : int
+
+    Returns
+    -------
+    int64 [pairs, 2]
+        Sorted by u, then v. Of equal similarities the lower index is the nearer neighbour.
+
+    Raises
+    ------
+    ValueError
+        If k < 1 or corr is not a table.
+    """
+    pairs, _, _ = _mutual(*_neighbours(corr, k))
+    return torch.from_numpy(pairs)
+
+
+def match_batches(
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    k: int = 1,
+    method: str = "exact",
+    *,
+    names: tuple[str, str] | None = None,
+    layers: tuple[Sequence[int], Sequence[int]] | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+    device: str | torch.device = "cpu",
+    **sketch_options,
+) -> pd.DataFrame:
+    """Match two models' neurons over batches of aligned activations.
+
+    Parameters
+    ----------
+    batches : iterable of (A [T, n_a], B [T, n_b])
+        Read once if the table of correlations fits the memory given, otherwise once for each tile.
+    k : int
+        Mutual top-k (3.3).
+    method : {"exact", "sketch"}
+        All correlations, or screening by sketches and exact correlations of the candidates (`sketch`).
+    names : (str, str), optional
+        Names of the models; by default those the batches carry.
+    layers : (sequence of int, sequence of int), optional
+        Neurons of each layer; by default what the batches carry, or else one layer.
+    memory_bytes : int
+        For the accumulators.
+    device : str or torch.device
+        Where the correlations are computed.
+
+    Returns
+    -------
+    MatchTable
+
+    Raises
+    ------
+    ValueError
+        On an unknown method, no batches, or batches that cannot be read a second time when tiles ask for it.
+    """
+    names = names or getattr(batches, "names", ("a", "b"))
+    layers = layers or getattr(batches, "layers", None)
+    if method == "sketch":
+        from rosetta.matching.sketch import screen_and_verify
+
+        rows, columns, facts = screen_and_verify(batches, k, device=device, **sketch_options)
+    elif method == "exact":
+        rows, columns, facts = _exact(batches, k, layers, memory_bytes, device)
+    else:
+        raise ValueError(f"method is {method!r}; allowed are 'exact' and 'sketch'")
+    return match_table(rows, columns, names, layers or ([len(rows[0])], [len(columns[0])]), facts)
+
+
+def _exact(batches, k, layers, memory_bytes, device):
+    """Nearest neighbours of every row and column, tile by tile."""
+    if layers is None:
+        if iter(batches) is batches:
+            batches = list(batches)  # a generator of loose batches; its shapes must be seen before it is read
+        layers = next(([a.shape[1]], [b.shape[1]]) for a, b in batches) if _any(batches) else ([], [])
+    n_a, n_b = sum(layers[0]), sum(layers[1])
+    if not n_a or not n_b:
+        raise ValueError("there is nothing to match: no batches, or a model without neurons")
+    plan = list(tiles(n_a, n_b, memory_bytes))
+    if len(plan) > 1 and iter(batches) is batches:
+        raise ValueError(
+            f"{len(plan)} tiles need as many passes, but these batches can be read only once; pass a list or AlignedBatches"
+        )
+    rows, columns = _Best(n_a, k), _Best(n_b, k)
+    dead_a, dead_b = np.zeros(n_a, bool), np.zeros(n_b, bool)
+    positions = 0
+    for i, j in plan:
+        accumulator = PearsonAccumulator(i.stop - i.start, j.stop - j.start, device)
+        for a, b in batches:
+            if (a.shape[-1], b.shape[-1]) != (n_a, n_b):  # a tile's slice would hide it
+                raise ValueError(f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected {n_a} and {n_b} neurons")
+            accumulator.update(a[:, i], b[:, j])
+        positions = accumulator.positions
+        if positions < 2:
+            raise ValueError(f"a correlation needs at least 2 positions; these batches hold {positions}")
+        dead_a[i], dead_b[j] = (~accumulator.a.changed).cpu().numpy(), (~accumulator.b.changed).cpu().numpy()
+        of_rows, of_columns = _neighbours(accumulator.correlation(), k)
+        rows.merge(i.start, of_rows, j.start)
+        columns.merge(j.start, of_columns, i.start)
+    facts = {"positions": positions, "dead_a": int(dead_a.sum()), "dead_b": int(dead_b.sum())}
+    return (rows.values, rows.indices), (columns.values, columns.indices), facts
+
+
+def _any(batches) -> bool:
+    return next(iter(batches), None) is not None
+
+
+class _Best:
+    """The k nearest neighbours of n neurons, merged tile by tile."""
+
+    def __init__(self, n: int, k: int):
+        self.values = np.full((n, k), -np.inf, dtype=np.float32)
+        self.indices = np.full((n, k), -1, dtype=np.int64)
+
+    def merge(self, start: int, found: tuple[np.ndarray, np.ndarray], offset: int) -> None:
+        values, indices = found
+        span = slice(start, start + len(values))
+        values = np.concatenate([self.values[span], values], axis=1)
+        indices = np.concatenate([self.indices[span], np.where(indices < 0, -1, indices + offset)], axis=1)
+        order = np.lexsort((indices, -values), axis=1)[:, : self.values.shape[1]]
+        self.values[span] = np.take_along_axis(values, order, axis=1)
+        self.indices[span] = np.take_along_axis(indices, order, axis=1)
+
+
+def _neighbours(corr: torch.Tensor, k: int):
+    """For the rows and for the columns of `corr`: (values, indices), each [n, k], nearest first, ties by lower index.
+
+    A place that no neighbour takes has value -inf and index -1.
+    """
+    if k < 1:
+        raise ValueError(f"k is {k}; it must be at least 1")
+    if corr.ndim != 2:
+        raise ValueError(f"corr has shape {tuple(corr.shape)}; expected [n_a, n_b]")
+    corr = torch.nan_to_num(corr, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
+    result = []
+    for dim in (1, 0):
+        left = corr.clone() if k > 1 else corr
+        values = torch.full((k, corr.shape[1 - dim]), -torch.inf, dtype=corr.dtype, device=corr.device)
+        indices = torch.full(values.shape, -1, dtype=torch.int64, device=corr.device)
+        for rank in range(min(k, corr.shape[dim])):
+            best, at = left.max(dim)  # the first of equal maxima
+            values[rank], indices[rank] = best, torch.where(best == -torch.inf, -1, at)
+            if rank + 1 < k:
+                left.scatter_(dim, at.unsqueeze(dim), -torch.inf)
+        result.append((values.T.cpu().numpy(), indices.T.cpu().numpy()))
+    return result
+
+
+def _mutual(of_rows, of_columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(pairs [p, 2], rank_a [p], rank_b [p]) of two lists of neighbours; sorted by row, then column."""
+    (_, of_rows), (_, of_columns) = of_rows, of_columns
+    n_columns = len(of_columns)
+    u, rank_a = np.nonzero(of_rows >= 0)
+    v, rank_b = np.nonzero(of_columns >= 0)
+    keys_a = u * n_columns + of_rows[u, rank_a]
+    keys_b = of_columns[v, rank_b] * n_columns + v
+    keys, at_a, at_b = np.intersect1d(keys_a, keys_b, assume_unique=True, return_indices=True)
+    pairs = np.stack(np.divmod(keys, n_columns), axis=1).astype(np.int64)
+    return pairs, rank_a[at_a] + 1, rank_b[at_b] + 1
+
+
+def match_table(of_rows, of_columns, names, layers, facts: dict) -> pd.DataFrame:
+    """The MatchTable of two lists of neighbours ((values, indices), each [n, k])."""
+    pairs, rank_a, rank_b = _mutual(of_rows, of_columns)
+    values = of_rows[0][pairs[:, 0], rank_a - 1]
+    layer_a, unit_a = locate(pairs[:, 0], layers[0])
+    layer_b, unit_b = locate(pairs[:, 1], layers[1])
+    table = pd.DataFrame({
+        "model_a": names[0], "layer_a": layer_a, "unit_a": unit_a,
+        "model_b": names[1], "layer_b": layer_b, "unit_b": unit_b,
+        "correlation": values.astype(np.float32), "rank_a": rank_a, "rank_b": rank_b,
+    })[COLUMNS]  # fmt: skip
+    order = np.lexsort((pairs[:, 1], pairs[:, 0], -values))
+    table = table.iloc[order].reset_index(drop=True)
+    table.attrs = {"neurons_a": int(sum(layers[0])), "neurons_b": int(sum(layers[1])), **facts}
+    return table
+
+
+def locate(neurons: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """(layer, unit) of neurons numbered through all layers."""
+    ends = np.cumsum(layers)
+    layer = np.searchsorted(ends, neurons, side="right")
+    return layer, neurons - (ends - np.asarray(layers))[layer]
+
+
+def top_k(table: pd.DataFrame, k: int) -> pd.DataFrame:
+    """The part of a MatchTable, made with a larger k, that mutual top-k would have found."""
+    part = table[(table.rank_a <= k) & (table.rank_b <= k)].reset_index(drop=True)
+    part.attrs = dict(table.attrs)
+    return part
+
+
+def matched_neurons(table: pd.DataFrame, model: str) -> pd.MultiIndex:
+    """The (layer, unit) of one model's neurons that a table matches.
+
+    Raises
+    ------
+    ValueError
+        If the table is not about that model.
+    """
+    for side in "ab":
+        if (table[f"model_{side}"] == model).any():
+            return pd.MultiIndex.from_frame(
+                table[[f"layer_{side}", f"unit_{side}"]].drop_duplicates(), names=["layer", "unit"]
+            )
+    if not len(table):
+        return pd.MultiIndex.from_arrays([[], []], names=["layer", "unit"])
+    raise ValueError(f"model {model!r} is not in this table; it has {table.model_a[0]!r} and {table.model_b[0]!r}")
+
+
+def collapse(tables: Sequence[pd.DataFrame], anchor: str) -> pd.DataFrame:
+    """The anchor's neurons that are matched in every table (section 4.1, the collapsed curves).
+
+    Parameters
+    ----------
+    tables : sequence of MatchTable
+    anchor : str
+        The model that all the tables share.
+
+    Returns
+    -------
+    DataFrame
+        ``model, layer, unit``, sorted.
+    """
+    if not tables:
+        raise ValueError("there are no tables to collapse")
+    shared = matched_neurons(tables[0], anchor)
+    for table in tables[1:]:
+        shared = shared.intersection(matched_neurons(table, anchor))
+    frame = shared.to_frame(index=False).astype("int64").sort_values(["layer", "unit"], ignore_index=True)
+    frame.insert(0, "model", anchor)
+    return frame

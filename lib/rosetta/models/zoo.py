@@ -1,0 +1,389 @@
+"""Train and load the embedded models: four small families, trained independently on the environment corpus.
+
+"Independently" means what it means in the paper: each family has its own architecture, its own tokenizer trained on
+its own sample, its own initialization, its own mix of the corpus and its own data order. Within a family every size
+reads the same tokens in the same order.
+
+``python -m rosetta.models.zoo`` trains what is missing. It logs to, checkpoints in and resumes from ``zoo/.training``.
+"""
+
+import argparse
+import json
+import logging
+import math
+import os
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import islice
+from multiprocessing import get_context
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import tokenizers
+import torch
+import transformers
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
+
+from rosetta.models.likelihood import next_token_nats, text_nats
+from rosetta.models.load import from_config
+from rosetta.results import write_json, write_whole
+from rosetta.sources.document import Document, interleave
+from rosetta.sources.environment import ENVIRONMENT_SHARES, environment_documents, write_manifest
+
+logger = logging.getLogger(__name__)
+
+CONTEXT = 128
+SIZES = ((32, 2), (48, 3), (64, 4), (96, 5), (128, 6))  # width x depth; the MLP is four times as wide
+LARGEST = (192, 6)
+SEQUENCES_PER_STEP = 16
+TOKENS = 5_000_000
+TOKENIZER_BYTES = 4_000_000
+CHECKPOINT_SECONDS = 60
+#: Bytes of held-out text on which every model of every family is scored.
+HELDOUT_BYTES = 500_000
+
+# Qwen's splitting rule: digits one by one, punctuation apart, the other way round than GPT-2's in several cases.
+QWEN_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+class Family(NamedTuple):
+    """What sets one family apart from the others."""
+
+    seed: int
+    vocabulary: int
+    end_of_text: str
+    sizes: tuple
+    config: Callable[[int, int, int], transformers.PretrainedConfig]  # (width, depth, vocabulary)
+    left_out: tuple[str, ...] = ()  # corpus subsets it never sees
+
+
+def _heads(width: int) -> int:
+    return width // 16
+
+
+def _initializer_range(width: int) -> float:
+    # The models are far narrower than the 0.02 of the large ones was meant for; this is GPT-NeoX's "small init".
+    return math.sqrt(2 / (5 * width))
+
+
+def _pythia(width, depth, vocabulary):
+    return transformers.GPTNeoXConfig(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=_heads(width),
+        intermediate_size=4 * width, max_position_embeddings=CONTEXT, initializer_range=_initializer_range(width),
+        use_parallel_residual=True, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+
+
+def _gpt2(width, depth, vocabulary):
+    return transformers.GPT2Config(
+        vocab_size=vocabulary, n_embd=width, n_layer=depth, n_head=_heads(width), n_positions=CONTEXT,
+        initializer_range=_initializer_range(width), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
+        bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+
+
+def _opt(width, depth, vocabulary):
+    return transformers.OPTConfig(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=_heads(width),
+        ffn_dim=4 * width, max_position_embeddings=CONTEXT, word_embed_proj_dim=width, activation_function="relu",
+        init_std=_initializer_range(width), dropout=0.0, attention_dropout=0.0,
+        bos_token_id=0, eos_token_id=0, pad_token_id=1,
+    )  # fmt: skip
+
+
+def _qwen(width, depth, vocabulary):
+    return transformers.Qwen2Config(
+        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=_heads(width),
+        num_key_value_heads=max(1, _heads(width) // 2), intermediate_size=4 * width, max_position_embeddings=CONTEXT,
+        initializer_range=_initializer_range(width), tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+
+
+FAMILIES = {
+    "pythia": Family(101, 2048, "<|endoftext|>", (*SIZES, LARGEST), _pythia),
+    "gpt2": Family(202, 1536, "<|endoftext|>", SIZES, _gpt2, left_out=("C/C++",)),
+    "opt": Family(303, 1792, "</s>", (*SIZES, LARGEST), _opt),
+    "qwen": Family(404, 2304, "<|endoftext|>", SIZES, _qwen),
+}
+
+
+def names(families=FAMILIES) -> list[str]:
+    """The names of all zoo models, by family and size: ``pythia-32x2``, ..."""
+    return [f"{family}-{width}x{depth}" for family in families for width, depth in FAMILIES[family].sizes]
+
+
+def parse(name: str) -> tuple[str, int, int]:
+    """``"pythia-64x4"`` -> ``("pythia", 64, 4)``; a ValueError lists the models there are."""
+    if name not in names():
+        raise ValueError(f"there is no zoo model {name!r}; there are {', '.join(names())}")
+    family, _, size = name.partition("-")
+    width, depth = size.split("x")
+    return family, int(width), int(depth)
+
+
+def untrained(name: str, seed: int) -> torch.nn.Module:
+    """A zoo model as its training began, from its architecture's own random initialization and this seed."""
+    family, width, depth = parse(name)
+    return from_config(FAMILIES[family].config(width, depth, FAMILIES[family].vocabulary), seed)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Tokenizers and tokens
+
+
+def training_documents(family: str, documents: list[Document] | None = None) -> Iterator[Document]:
+    """The family's endless stream of training documents, in its own order."""
+    spec = FAMILIES[family]
+    shares = {s: share for s, share in ENVIRONMENT_SHARES.items() if s not in spec.left_out}
+    return interleave(documents or environment_documents("train"), shares, spec.seed, repeat=True)
+
+
+def train_tokenizer(family: str, documents: Iterator[Document]) -> transformers.PreTrainedTokenizerFast:
+    """A byte-level BPE tokenizer after the family's manner, trained on the first `TOKENIZER_BYTES` of its stream."""
+    spec = FAMILIES[family]
+    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
+    if family in ("pythia", "qwen"):
+        bpe.normalizer = normalizers.NFC()
+    if family == "qwen":
+        bpe.pre_tokenizer = pre_tokenizers.Sequence(
+            [
+                pre_tokenizers.Split(tokenizers.Regex(QWEN_SPLIT), "isolated"),
+                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+            ]
+        )
+    else:
+        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    special = [spec.end_of_text] + (["<pad>"] if family == "opt" else [])
+    trainer = trainers.BpeTrainer(
+        vocab_size=spec.vocabulary, special_tokens=special, show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    )  # fmt: skip
+    bpe.train_from_iterator(_prefix(documents, TOKENIZER_BYTES), trainer)
+    if family == "opt":  # like the real one, it begins every text with its end-of-text token
+        bpe.post_processor = processors.TemplateProcessing(
+            single=f"{spec.end_of_text} $A", special_tokens=[(spec.end_of_text, 0)]
+        )
+    return transformers.PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=spec.end_of_text, eos_token=spec.end_of_text,
+        pad_token="<pad>" if family == "opt" else None, model_max_length=CONTEXT, clean_up_tokenization_spaces=False,
+    )  # fmt: skip
+
+
+def _prefix(documents: Iterator[Document], size: int) -> Iterator[str]:
+    """The texts of the first `size` bytes."""
+    for document in documents:
+        if size <= 0:
+            return
+        size -= len(document.text.encode())
+        yield document.text
+
+
+def prepare_family(family: str, tokens: int, folder: Path, documents: list[Document] | None = None) -> None:
+    """Write the family's tokenizer and its training tokens (uint16, one long row) under `folder`, once."""
+    row_file, tokenizer_folder = folder / f"{family}-{tokens}.npy", folder / f"{family}-tokenizer"
+    if row_file.exists():
+        return
+    documents = documents or environment_documents("train")
+    tokenizer = train_tokenizer(family, training_documents(family, documents))
+    tokenizer.save_pretrained(tokenizer_folder)
+    row = np.empty(tokens, dtype=np.uint16)
+    filled = 0
+    stream = training_documents(family, documents)
+    while filled < tokens:
+        texts = [document.text for document in islice(stream, 256)]
+        for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+            ids = [*ids, tokenizer.eos_token_id][: tokens - filled]
+            row[filled : filled + len(ids)] = ids
+            filled += len(ids)
+    write_whole(row_file, lambda path: np.save(path, row))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def learning_rate(step: int, steps: int, width: int) -> float:
+    """8e-3 at width 64 and in inverse proportion to the width; 5% linear warm-up, then a cosine to zero."""
+    peak, warmup = 8e-3 * 64 / width, max(1, steps // 20)
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def train(name: str, tokens: int, folder: Path, device: str = "cpu", stop_after: int | None = None) -> torch.nn.Module:
+    """Train one model on the family's tokens and return it; a run that was killed goes on from its checkpoint.
+
+    Parameters
+    ----------
+    name : str
+        One of `names()`.
+    tokens : int
+        Budget; each token is read once.
+    folder : Path
+        Where `prepare_family` wrote; the checkpoint and the log (one JSON line each 50 steps) go there too.
+    device : str
+    stop_after : int, optional
+        Save a checkpoint and return after this step (used to test resumption).
+    """
+    family, width, _ = parse(name)
+    rows = np.load(folder / f"{family}-{tokens}.npy", mmap_mode="r")
+    blocks = rows[: len(rows) // CONTEXT * CONTEXT].reshape(-1, CONTEXT)
+    order = np.random.default_rng(FAMILIES[family].seed).permutation(len(blocks))
+    steps = len(order) // SEQUENCES_PER_STEP
+    # Sizes of a family differ in their initial values as well as in shape, as separately trained models do.
+    model = untrained(name, seed=FAMILIES[family].seed + width).to(device)
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    plain = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
+        lr=0.0, betas=(0.9, 0.95), fused=True,
+    )  # fmt: skip
+    checkpoint, log = folder / f"{name}-{tokens}.safetensors", folder / f"{name}-{tokens}.jsonl"
+    first = _restore(checkpoint, model, optimizer)
+    model.train()
+    saved, began = time.monotonic(), time.monotonic()
+    for step in range(first, steps):
+        batch = blocks[order[step * SEQUENCES_PER_STEP : (step + 1) * SEQUENCES_PER_STEP]]
+        ids = torch.from_numpy(batch.astype(np.int64)).to(device)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(step, steps, width)
+        loss = next_token_nats(model, ids).mean()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        optimizer.zero_grad()
+        done = step + 1
+        if done % 50 == 0 or done == steps:
+            rate = (done - first) * batch.size / (time.monotonic() - began)
+            line = {"step": done, "of": steps, "nats_per_token": round(loss.item(), 4), "tokens_per_s": round(rate)}
+            with log.open("a") as file:
+                print(json.dumps(line), file=file)
+        if time.monotonic() - saved > CHECKPOINT_SECONDS or done in (steps, stop_after):
+            _save(checkpoint, model, optimizer, done)
+            saved = time.monotonic()
+        if done == stop_after:
+            break
+    return model
+
+
+def _save(path: Path, model, optimizer, step: int) -> None:
+    """Weights and both AdamW moments as one safetensors file."""
+    names_ = {parameter: name for name, parameter in model.named_parameters()}
+    tensors = {f"weight/{name}": p.detach().contiguous() for p, name in names_.items()}
+    for parameter, state in optimizer.state.items():
+        for key in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{key}/{names_[parameter]}"] = state[key].contiguous()
+    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata={"step": str(step)}))
+
+
+def _restore(path: Path, model, optimizer) -> int:
+    """Load a checkpoint into the model and its optimizer; the number of steps done, 0 where there is none."""
+    if not path.exists():
+        return 0
+    with safe_open(path, "pt") as file:
+        step = int(file.metadata()["step"])
+        for name, parameter in model.named_parameters():
+            parameter.data.copy_(file.get_tensor(f"weight/{name}"))
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(step)),
+                "exp_avg": file.get_tensor(f"exp_avg/{name}").to(parameter.device),
+                "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(parameter.device),
+            }
+    return step
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Held-out loss
+
+
+def heldout_sample() -> list[Document]:
+    """The held-out documents on which every model is scored: about `HELDOUT_BYTES` in the corpus's proportions."""
+    stream = interleave(environment_documents("heldout"), ENVIRONMENT_SHARES, seed=0)
+    sample, size = [], 0
+    for document in stream:
+        sample.append(document)
+        size += len(document.text.encode())
+        if size >= HELDOUT_BYTES:
+            return sample
+    return sample
+
+
+def bits_per_byte(model, tokenizer, documents: list[Document], context: int = CONTEXT) -> float:
+    """Mean bits the model needs for a byte of these texts, each read on its own (`text_nats`).
+
+    Bytes rather than tokens, because the families' tokenizers cut the same text into different numbers of tokens.
+    """
+    nats, _ = text_nats(model, tokenizer, [document.text for document in documents], context)
+    return nats / math.log(2) / sum(len(document.text.encode()) for document in documents)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The command
+
+
+def finish(name: str, model, tokens: int, folder: Path, zoo: Path) -> dict:
+    """Write one trained model to `zoo/name` as `from_pretrained` reads it, score it, and return its card."""
+    family, width, depth = parse(name)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder / f"{family}-tokenizer")
+    model.half().save_pretrained(zoo / name)
+    tokenizer.save_pretrained(zoo / name)
+    vocabulary = zoo / name / "tokenizer.json"  # written with an indent for every merge; there are 22 of them
+    vocabulary.write_text(json.dumps(json.loads(vocabulary.read_text(encoding="utf-8"))), encoding="utf-8")
+    shipped = transformers.AutoModelForCausalLM.from_pretrained(zoo / name, dtype=torch.float32).eval()
+    card = {
+        "name": name, "family": family, "path": name, "layers": depth, "mlp_width": 4 * width,
+        "parameters": sum(p.numel() for p in shipped.parameters()), "tokens": tokens,
+        "heldout_bits_per_byte": round(bits_per_byte(shipped, tokenizer, heldout_sample()), 4),
+    }  # fmt: skip
+    write_json(zoo / name / "card.json", card)
+    return card
+
+
+def _work(name: str, tokens: int, folder: Path, zoo: Path, device: str, threads: int) -> dict:
+    torch.set_num_threads(threads)
+    return finish(name, train(name, tokens, folder, device), tokens, folder, zoo)
+
+
+def train_all(zoo: Path, tokens: int, jobs: int, wanted: list[str]) -> None:
+    """Train every wanted model that has no card yet, the smallest first, `jobs` at a time; then write models.json."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    folder = zoo / ".training"
+    todo = [name for name in wanted if not (zoo / name / "card.json").exists()]
+    todo.sort(key=lambda name: parse(name)[1])
+    families = sorted({parse(name)[0] for name in todo if not (folder / f"{parse(name)[0]}-{tokens}.npy").exists()})
+    if families:
+        documents = environment_documents("train")
+        for family in families:
+            logger.info("tokenizing for %s", family)
+            prepare_family(family, tokens, folder, documents)
+    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
+        threads = max(1, (os.cpu_count() or 1) // jobs)
+        futures = [pool.submit(_work, name, tokens, folder, zoo, device, threads) for name in todo]
+        for future in as_completed(futures):
+            card = future.result()
+            logger.info("%s: %.4f bits per byte", card["name"], card["heldout_bits_per_byte"])
+    cards = [json.loads((zoo / n / "card.json").read_text()) for n in names() if (zoo / n / "card.json").exists()]
+    write_json(zoo / "models.json", cards)
+    write_manifest(zoo / "corpus.json")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="where the models go (default: zoo)")
+    parser.add_argument("--tokens", type=int, default=TOKENS, help="budget per model (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models trained side by side")
+    parser.add_argument("--models", nargs="*", default=names(), help="which ones (default: all)")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    train_all(arguments.zoo, arguments.tokens, arguments.jobs, arguments.models)
+
+
+if __name__ == "__main__":
+    main()

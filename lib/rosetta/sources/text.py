@@ -1,0 +1,109 @@
+"""Any corpus that a profile describes: the environment's, local files, or a data set on the model hub (the Pile)."""
+
+import json
+import logging
+import random
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from rosetta.sources.document import PILE_CATEGORIES, Document, interleave, normalize, read_text
+from rosetta.sources.environment import ENVIRONMENT_SHARES, environment_documents
+
+logger = logging.getLogger(__name__)
+
+
+def documents(corpus: dict, seed: int, keep_in: Path | None = None) -> Iterator[Document]:
+    """The documents that a profile's ``corpus`` describes, in a seeded order.
+
+    Parameters
+    ----------
+    corpus : dict
+        ``kind: environment`` with a ``split``; ``kind: files`` with ``paths`` (text files, or JSON lines with ``text``
+        and perhaps ``subset``); or ``kind: hub`` with a data set's name and the names of its text and subset fields.
+    seed : int
+    keep_in : Path, optional
+        See `environment_documents`.
+
+    Raises
+    ------
+    ValueError
+        If there is not one document with text.
+    """
+    kind = corpus["kind"]
+    if kind == "environment":
+        found = interleave(environment_documents(corpus.get("split", "heldout"), keep_in), ENVIRONMENT_SHARES, seed)
+    elif kind == "files":
+        found = _shuffled(from_files(corpus["paths"], corpus.get("category", "general prose")), seed)
+    elif kind == "hub":
+        found = from_hub(corpus, seed)
+    else:
+        raise ValueError(f"corpus.kind is {kind!r}; allowed are environment, files and hub")
+    some = False
+    for document in found:
+        if document.text.strip():
+            some = True
+            yield document
+    if not some:
+        raise ValueError(f"the corpus {corpus} holds no document with text")
+
+
+def _shuffled(documents: Iterable[Document], seed: int) -> list[Document]:
+    documents = list(documents)
+    random.Random(seed).shuffle(documents)
+    return documents
+
+
+def from_files(paths: Iterable[str | Path], category: str = "general prose") -> Iterator[Document]:
+    """Documents from local files: one from each text file, one from each line of a ``.jsonl`` file.
+
+    What is not UTF-8 or not JSON is left out and named in a warning.
+    """
+    for path in map(Path, paths):
+        if path.suffix != ".jsonl":
+            text = read_text(path)
+            if text is not None:
+                yield Document(normalize(text), path.stem, category, str(path))
+            continue
+        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
+            try:
+                row = json.loads(line)
+                text = normalize(row["text"])
+                text.encode()
+            except (ValueError, KeyError, TypeError) as error:
+                logger.warning("left out %s, line %d: %s", path.name, number, error)
+                continue
+            subset = str(row.get("subset", path.stem))
+            yield Document(text, subset, PILE_CATEGORIES.get(subset, row.get("category", category)), f"{path}#{number}")
+
+
+def from_hub(corpus: dict, seed: int) -> Iterator[Document]:
+    """Documents streamed from a data set (the Pile), in the order of a seeded shuffle buffer.
+
+    A subset that Table 4 does not list is its own category; a text without a UTF-8 form, or null, is left out.
+    """
+    import datasets  # slow to import, and only this source needs it
+
+    stream = datasets.load_dataset(
+        corpus["dataset"], data_files=corpus.get("data_files"), split=corpus.get("split", "train"),
+        revision=corpus.get("revision"), streaming=True,
+    ).shuffle(seed=seed, buffer_size=corpus.get("shuffle_buffer", 10_000))  # fmt: skip
+    for number, row in enumerate(stream):
+        subset = _field(row, corpus["subset"])
+        try:
+            text = normalize(_field(row, corpus["text"]))
+            text.encode()
+        except (UnicodeEncodeError, TypeError) as error:  # a lone surrogate; a null
+            logger.warning("left out row %d of %s: %s", number, corpus["dataset"], error)
+            continue
+        yield Document(text, subset, PILE_CATEGORIES.get(subset, subset), f"{corpus['dataset']}#{number}")
+
+
+def _field(row: dict, path: str) -> str:
+    """``"meta.pile_set_name"`` of a nested row."""
+    for key in path.split("."):
+        if not isinstance(row, dict) or key not in row:
+            raise ValueError(
+                f"the data set has no field {path!r}; a row has {sorted(row) if isinstance(row, dict) else row!r}"
+            )
+        row = row[key]
+    return row

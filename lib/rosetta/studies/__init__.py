@@ -1,0 +1,5 @@
+"""What the notebooks ask of a profile, computed once and kept."""
+
+from rosetta.studies.matches import Study
+
+__all__ = ["Study", "counts", "explorer", "properties", "simulations", "table1"]

@@ -1,0 +1,129 @@
+"""What is counted of a study's matches: the points of every curve, power laws through them, and Figure 33's sweep."""
+
+import pandas as pd
+from tqdm.auto import tqdm
+
+from rosetta.laws import scaling
+from rosetta.matching import nulls
+from rosetta.matching.correlation import PearsonAccumulator
+from rosetta.matching.mutual import collapse, mutual_nearest, top_k
+from rosetta.results import keep
+from rosetta.studies.matches import Study
+
+
+def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
+    """One point of a curve: its size and its counts, raw and calibrated, beside both nulls'.
+
+    For two models a count is of pairs; for more, of the anchor's neurons matched in every pair. ``raw`` is the
+    paper's count, ``calibrated`` that of pairs above the permuted null, ``strict`` that of pairs above both nulls.
+    """
+    pairs, quantile = study.profile.pairs_of(models), study.profile.nulls.quantile
+    trained = [top_k(study.matches(pair), k) for pair in pairs]
+    permuted = [[top_k(table, k) for table in study.permuted_matches(pair)] for pair in pairs]
+    untrained = [[top_k(table, k) for table in study.untrained_matches(pair)] for pair in pairs]
+    above = [nulls.threshold(tables, quantile) for tables in permuted]
+    above_both = [max(r, nulls.threshold(tables, quantile)) for r, tables in zip(above, untrained, strict=True)]
+    anchor = study.profile.anchor(models)
+
+    def count(tables, thresholds=None) -> int:
+        tables = list(tables)
+        if thresholds:
+            tables = [nulls.calibrated(table, r) for table, r in zip(tables, thresholds, strict=True)]
+        return len(tables[0]) if len(tables) == 1 else len(collapse(tables, anchor))
+
+    of_permuted = nulls.mean_ci95([count(tables) for tables in zip(*permuted, strict=True)])
+    of_untrained = nulls.mean_ci95([count(tables) for tables in zip(*untrained, strict=True)])
+    return {
+        "models": " + ".join(models), "anchor": anchor, "neurons": study.profile.neurons(models), "k": k,
+        "raw": count(trained), "calibrated": count(trained, above), "strict": count(trained, above_both),
+        "threshold": max(above), "strict_threshold": max(above_both),
+        "mean_correlation": float(sum(table.correlation.mean() for table in trained) / len(trained)),
+        "positions": trained[0].attrs["positions"], "dead": {
+            name: int(table.attrs[f"dead_{side}"])
+            for pair, table in zip(pairs, trained, strict=True) for side, name in zip("ab", pair, strict=True)
+        },
+        **{f"permuted_{key}": float(value) for key, value in of_permuted._asdict().items()},
+        **{f"untrained_{key}": float(value) for key, value in of_untrained._asdict().items()},
+    }  # fmt: skip
+
+
+def points(study: Study, k: int = 1) -> pd.DataFrame:
+    """All points of all curves: the data of Figures 3a, 4 and 26, and of Table 2."""
+    rows = [
+        {"curve": curve, **point(study, models, k)}
+        for curve, of_curve in study.profile.curves.items()
+        for models in tqdm(of_curve, desc=f"{curve}, k = {k}", leave=False)
+    ]
+    return pd.DataFrame(rows)
+
+
+def fits(points: pd.DataFrame) -> pd.DataFrame:
+    """A power law for each curve, by each of the three counts."""
+    tables = [scaling.fits(points, ["curve"], count).assign(count=count) for count in ("raw", "calibrated", "strict")]
+    return pd.concat(tables, ignore_index=True)
+
+
+def k_points(study: Study) -> pd.DataFrame:
+    """The points of one curve for every k of the profile (Figure 25)."""
+    of_curve = study.profile.curves[study.profile.k_curve]
+    return pd.DataFrame([point(study, models, k) for k in study.profile.k for models in of_curve])
+
+
+def predictions(points: pd.DataFrame, count: str = "raw") -> pd.DataFrame:
+    """The largest point of each curve of four or more, predicted from the others (`scaling.leave_largest_out`)."""
+    rows = [
+        {"curve": curve, **scaling.leave_largest_out(group["neurons"], group[count])._asdict()}
+        for curve, group in points.groupby("curve", sort=False)
+        if len(group) >= 4 and (group[count] > 0).all()
+    ]
+    return pd.DataFrame(rows, columns=["curve", *scaling.Prediction._fields])
+
+
+def token_sweep(study: Study) -> pd.DataFrame:
+    """Matches of one pair over growing numbers of tokens (Figure 33), in one pass.
+
+    Returns
+    -------
+    DataFrame
+        ``tokens, positions, count`` and, from the second row on, ``overlap``: the share of this set's pairs that
+        the set before already held, ``jaccard``, and ``retained``: the share of the set before that is still held.
+        A budget larger than the corpus ends the table with what the corpus holds.
+    """
+    sweep = study.profile.token_sweep
+    path = study.folder / "tables" / "token_sweep.parquet"
+    budgets = sorted(sweep.tokens)
+    parameters = study.parameters(sweep.pair) | {"tokens": budgets}
+    return keep(path, parameters, lambda: _token_sweep(study, sweep.pair, budgets))
+
+
+def _token_sweep(study: Study, pair: tuple[str, str], budgets: list[int]) -> pd.DataFrame:
+    batches = study.batches(pair, tokens=budgets[-1])
+    accumulator = PearsonAccumulator(*map(sum, batches.layers), device=study.device)
+    rows, before, some, tokens = [], None, [], 0
+    for piece in batches.pieces:
+        some.append(piece)
+        tokens += len(piece.ids_a)
+        if tokens >= budgets[len(rows)] or len(some) == batches.sequences_per_batch:
+            accumulator.update(*batches.aligned(some))
+            some = []
+        if tokens >= budgets[len(rows)]:
+            row, before = _sweep_row(tokens, accumulator, before)
+            rows.append(row)
+    if some:  # the corpus ended inside a budget
+        accumulator.update(*batches.aligned(some))
+    if len(rows) < len(budgets) and accumulator.positions > (rows[-1]["positions"] if rows else 1):
+        rows.append(_sweep_row(tokens, accumulator, before)[0])
+    return pd.DataFrame(rows)
+
+
+def _sweep_row(tokens: int, accumulator: PearsonAccumulator, before: set | None) -> tuple[dict, set]:
+    pairs = set(map(tuple, mutual_nearest(accumulator.correlation()).tolist()))
+    row = {"tokens": tokens, "positions": accumulator.positions, "count": len(pairs)}
+    if before is not None:
+        both = len(pairs & before)
+        row |= {
+            "overlap": both / max(1, len(pairs)),
+            "retained": both / max(1, len(before)),
+            "jaccard": both / max(1, len(pairs | before)),
+        }
+    return row, pairs

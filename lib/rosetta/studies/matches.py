@@ -1,0 +1,253 @@
+"""What the notebooks ask for: a profile's matches, nulls, counts and sweeps, computed once and kept.
+
+Everything is kept under ``results/<profile>``: MatchTables in ``matches``, small tables in ``tables``. What is there
+already and was made with the same models, text and numbers is read; the rest is computed, with a progress bar.
+"""
+
+import json
+import logging
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from rosetta.matching import nulls
+from rosetta.matching.activations import AlignedBatches, Example, Reader, strongest_segments
+from rosetta.matching.alignment import segments, windows
+from rosetta.matching.mutual import match_batches, top_k
+from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untrained
+from rosetta.profiles import Profile
+from rosetta.profiles import load as load_profile
+from rosetta.results import keep
+from rosetta.sources import environment, text
+from rosetta.sources.document import Document, excerpt
+
+logger = logging.getLogger(__name__)
+
+
+class Study:
+    """A profile and the folder in which its results are kept.
+
+    Parameters
+    ----------
+    profile : str or Profile
+        A profile's name, the path of one, or one already read.
+    results : str or Path
+        Relative to the kit, or absolute.
+
+    Attributes
+    ----------
+    profile : Profile
+    folder : Path
+        ``results/<profile>``.
+    """
+
+    def __init__(self, profile: str | Profile = "micro", results: str | Path = "results"):
+        self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
+        self.results = ROOT / results
+        self.folder = self.results / self.profile.name
+        device = self.profile.device
+        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Text and models
+
+    def documents(self) -> Iterator[Document]:
+        """The profile's documents, or a random excerpt of each, in the profile's seeded order."""
+        profile = self.profile
+        if profile.corpus["kind"] == "environment":
+            _notice_other_environment(profile.corpus.get("split", "heldout"), self.results / "corpus")
+        for document in text.documents(profile.corpus, profile.seed, self.results / "corpus"):
+            yield excerpt(document, profile.excerpt_characters, profile.seed)
+
+    def reader(self, name: str, untrained_seed: int | None = None) -> Reader:
+        """A model of the profile, trained or as an untrained network, with its tokenizer."""
+        spec, dtype = self.profile.models[name], getattr(torch, self.profile.dtype)
+        if untrained_seed is None:
+            reader = Reader.open(spec, self.device, dtype)
+        else:  # the same seed must not give two families the same numbers
+            seed = zlib.crc32(f"{name}-{untrained_seed}".encode())
+            model = load_untrained(spec, seed, self.device, dtype)
+            reader = Reader(name, model, load_tokenizer(spec))
+        if sum(reader.layers) != spec.neurons or len(reader.layers) != spec.layers:
+            raise ValueError(
+                f"profile {self.profile.name}: {name} is said to have {spec.layers} layers of {spec.mlp_width} neurons; "
+                f"the model has {len(reader.layers)} of {reader.layers[0]}"
+            )
+        return reader
+
+    def batches(
+        self, pair: tuple[str, str], tokens: int | None = None, untrained_seed: int | None = None
+    ) -> AlignedBatches:
+        """Aligned batches of two models over the profile's text, up to a number of tokens of the first."""
+        a, b = (self.reader(name, untrained_seed) for name in pair)
+        p = self.profile
+        pieces = Budgeted(
+            lambda: segments(self.documents(), a.tokenizer, b.tokenizer, p.context, p.segments_per_document),
+            tokens or p.tokens,
+            lambda segment: len(segment.ids_a),
+        )
+        return AlignedBatches(a, b, pieces, p.sequences_per_batch)
+
+    def windows(self, tokenizer) -> "Budgeted":
+        """The text in which top-activating contexts are sought (E.2), as one model reads it."""
+        p = self.profile
+        return Budgeted(
+            lambda: windows(self.documents(), tokenizer, p.context, p.segments_per_document),
+            p.contexts.tokens,
+            lambda window: len(window.ids),
+        )
+
+    # -----------------------------------------------------------------------------------------------------------------
+    # Matches
+
+    def matches(self, pair: tuple[str, str]) -> pd.DataFrame:
+        """The MatchTable of two trained models (section 3), for the largest k of the profile."""
+        return self._kept_matches(pair, "", {}, lambda: self.batches(pair))
+
+    def untrained_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
+        """The MatchTables of the same two architectures without training, one a seed (section 4.2)."""
+        return [
+            self._kept_matches(
+                pair, f".untrained-{s}", {"untrained": s}, lambda s=s: self.batches(pair, untrained_seed=s)
+            )
+            for s in self.profile.nulls.untrained_seeds
+        ]
+
+    def permuted_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
+        """The MatchTables of the trained models over permuted positions, one a permutation (C.3).
+
+        The models are read once for all permutations where ``memory_gb`` holds their activations.
+        """
+
+        @cache
+        def batches():
+            read = self.batches(pair)
+            size = 4 * self.profile.tokens * sum(map(sum, read.layers))
+            return read.held() if size <= self.profile.memory_gb * 2**30 else read
+
+        return [
+            self._kept_matches(pair, f".permuted-{s}", {"permuted": s}, lambda s=s: nulls.Permuted(batches(), s))
+            for s in self.profile.nulls.permutation_seeds
+        ]
+
+    def _kept_matches(self, pair, suffix: str, extra: dict, batches) -> pd.DataFrame:
+        path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
+        k, memory = max(self.profile.k), int(self.profile.memory_gb * 2**30)
+        parameters = self.parameters(pair) | {"k": k} | extra
+        return keep(path, parameters, lambda: match_batches(batches(), k, memory_bytes=memory, device=self.device))
+
+    def parameters(self, names: Iterable[str]) -> dict:
+        """All that the activations of some models depend on, but for code."""
+        p = self.profile
+        corpus = dict(p.corpus)
+        if corpus["kind"] == "environment":
+            corpus["distributions"] = environment.distributions()
+        elif corpus["kind"] == "files":
+            corpus["files"] = [[str(f), Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in corpus["paths"]]
+        return {
+            "models": {name: fingerprint(p.models[name]) for name in names},
+            "corpus": corpus, "tokens": p.tokens, "context": p.context, "excerpt_characters": p.excerpt_characters,
+            "segments_per_document": p.segments_per_document, "seed": p.seed, "dtype": p.dtype,
+            "sequences_per_batch": p.sequences_per_batch,
+        }  # fmt: skip
+
+    def examples(self, pair: tuple[str, str], matches: pd.DataFrame, n: int = 3) -> list[pd.DataFrame]:
+        """The texts on which matched neurons fire most, one table for each row of `matches` (Figure 2).
+
+        Each table has one row a canonical span: ``example`` (0 is the strongest), ``text``, and a column of activations
+        for each of the two neurons.
+        """
+        batches = self.batches(pair)
+        starts = [[sum(layers[:i]) for i in range(len(layers))] for layers in batches.layers]
+        pairs = [(starts[0][m.layer_a] + m.unit_a, starts[1][m.layer_b] + m.unit_b) for m in matches.itertuples()]
+        return [
+            _as_table(found, f"{m.model_a} L{m.layer_a}/U{m.unit_a}", f"{m.model_b} L{m.layer_b}/U{m.unit_b}")
+            for m, found in zip(matches.itertuples(), strongest_segments(batches, pairs, n), strict=True)
+        ]
+
+    def best_pairs(self, pair: tuple[str, str], n: int = 10) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
+        """The n matched pairs of highest correlation with the spans on which both neurons peak, and their examples."""
+        best = top_k(self.matches(pair), 1).head(n)
+        path = self.folder / "examples" / f"{pair[0]}--{pair[1]}.parquet"
+        kept = keep(path, self.parameters(pair) | {"n": n}, lambda: _stacked(self.examples(pair, best)))
+        examples = [
+            table[["example", "text", "a", "b"]].rename(columns={"a": a, "b": b}).reset_index(drop=True)
+            for (a, b), table in kept.groupby(["neuron_a", "neuron_b"], sort=False)
+        ]
+        rows = []
+        for match, table in zip(best.itertuples(), examples, strict=True):
+            a, b = table.columns[2:]
+            peaks = [group["text"][group[a].idxmax()] for _, group in table.groupby("example")]
+            rows.append({"A": a, "B": b, "r": match.correlation, "peaks on": "  ".join(map(repr, peaks))})
+        return pd.DataFrame(rows), examples
+
+
+def _as_table(examples: list[Example], name_a: str, name_b: str) -> pd.DataFrame:
+    tables = []
+    for number, example in enumerate(examples):
+        data = example.segment.document.text.encode()
+        texts = [data[start:end].decode(errors="replace") for start, end in example.segment.canonical]
+        tables.append(pd.DataFrame({"example": number, "text": texts, name_a: example.a, name_b: example.b}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _stacked(examples: list[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of examples as one, the neurons' names in columns of their own."""
+    renamed = [
+        table.set_axis(["example", "text", "a", "b"], axis=1).assign(
+            neuron_a=table.columns[2], neuron_b=table.columns[3]
+        )
+        for table in examples
+    ]
+    return pd.concat(renamed, ignore_index=True)
+
+
+class Budgeted:
+    """A stream of text up to a number of tokens, with a progress bar; the same pieces each time it is gone through.
+
+    Parameters
+    ----------
+    stream : callable
+        Gives the stream from its start.
+    tokens : int
+        The piece that reaches this number is the last.
+    count : callable
+        The tokens of a piece.
+    """
+
+    def __init__(self, stream: Callable[[], Iterator], tokens: int, count: Callable[[Any], int]):
+        self.stream, self.tokens, self.count = stream, tokens, count
+
+    def __iter__(self) -> Iterator:
+        read = 0
+        with tqdm(total=self.tokens, unit="token", unit_scale=True, leave=False) as bar:
+            for piece in self.stream():
+                yield piece
+                read += self.count(piece)
+                bar.update(self.count(piece))
+                if read >= self.tokens:
+                    return
+        if not read:
+            raise ValueError(
+                "no stretch of the corpus fits the context and, for a pair, lies between boundaries that both tokenizers "
+                "share"
+            )
+        logger.warning("the corpus holds %d of the %d tokens asked for", read, self.tokens)
+
+
+@cache
+def _notice_other_environment(split: str, keep_in: Path) -> None:
+    """Warn, once, if this environment's text is not what the zoo's manifest records."""
+    path = ROOT / "zoo" / "corpus.json"
+    if not path.exists():
+        return
+    for difference in environment.differences(
+        split, environment.environment_documents(split, keep_in), json.loads(path.read_text(encoding="utf-8"))
+    ):
+        logger.warning(difference)

@@ -1,0 +1,205 @@
+"""What Rosetta Neurons are like, for the models of a study (sections 5.1 and 5.2, Appendix E): notebooks 05 and 06.
+
+Each function takes a `Study`, whose profile says which curve defines each family's Rosetta Neurons, and keeps what takes
+long under the study's folder.
+"""
+
+from collections.abc import Iterable
+
+import numpy as np
+import pandas as pd
+from tqdm.auto import tqdm
+
+from rosetta.matching.mutual import matched_neurons, top_k
+from rosetta.matching.nulls import mean_ci95
+from rosetta.models.load import fingerprint, load_tokenizer
+from rosetta.models.load import load as load_model
+from rosetta.neurons import labels, selectivity, specialization
+from rosetta.neurons.contexts import top_contexts
+from rosetta.results import keep
+from rosetta.studies.matches import Study
+
+ROSETTA, OTHERS = "Rosetta", "other"
+
+
+def rosetta_neurons(study: Study, name: str, pair: tuple[str, str]) -> pd.MultiIndex:
+    """(layer, unit) of a model's neurons that are matched with the other model of a pair (mutual top-1)."""
+    return matched_neurons(top_k(study.matches(pair), 1), name)
+
+
+def all_neurons(study: Study, name: str) -> pd.MultiIndex:
+    """(layer, unit) of every neuron of a model."""
+    spec = study.profile.models[name]
+    return pd.MultiIndex.from_product([range(spec.layers), range(spec.mlp_width)], names=["layer", "unit"])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5.1 polarization
+
+
+def kurtosis(study: Study, name: str) -> pd.Series:
+    """Vocabulary-space excess kurtosis of every neuron of a model, indexed by (layer, unit)."""
+    spec = study.profile.models[name]
+
+    def compute() -> pd.DataFrame:
+        model = load_model(spec, study.device)
+        found = selectivity.vocab_excess_kurtosis(selectivity.output_weights(model), selectivity.unembedding(model))
+        return all_neurons(study, name).to_frame(index=False).assign(kurtosis=found.cpu().numpy())
+
+    parameters = {"model": fingerprint(spec)}
+    table = keep(study.folder / "neurons" / f"{name}.kurtosis.parquet", parameters, compute)
+    return table.set_index(["layer", "unit"])["kurtosis"]
+
+
+def kurtoses(study: Study, families: list[str] | None = None) -> pd.DataFrame:
+    """Every neuron of every size of some families: ``family, model, neurons, layer, unit, kurtosis, population``."""
+    tables = []
+    for family in families or study.profile.properties.rosetta:
+        for name, pair in study.profile.family_points(family):
+            table = kurtosis(study, name).reset_index()
+            is_rosetta = pd.MultiIndex.from_frame(table[["layer", "unit"]]).isin(rosetta_neurons(study, name, pair))
+            table["population"] = np.where(is_rosetta, ROSETTA, OTHERS)
+            table.insert(0, "neurons", study.profile.models[name].neurons)
+            table.insert(0, "model", name)
+            table.insert(0, "family", family)
+            tables.append(table)
+    return pd.concat(tables, ignore_index=True)
+
+
+def polarization(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """Figures 6a and 28: mean kurtosis of Rosetta and of other neurons at each size, with bootstrap intervals.
+
+    Parameters
+    ----------
+    study : Study
+    table : DataFrame
+        As `kurtoses` gives it.
+
+    Returns
+    -------
+    DataFrame
+        ``family, model, neurons, population, count, mean, low, high, median`` and, for each threshold of the profile, the
+        share of the population above it (``above 3``).
+    """
+    p, rows = study.profile.properties, []
+    for (family, model, neurons, population), group in table.groupby(
+        ["family", "model", "neurons", "population"], sort=False
+    ):
+        found = selectivity.describe(group["kurtosis"], p.kurtosis_above, p.bootstrap, study.profile.seed)
+        row = {"family": family, "model": model, "neurons": neurons, "population": population}
+        row |= {
+            "count": found.neurons,
+            "mean": found.mean,
+            "low": found.low,
+            "high": found.high,
+            "median": found.median,
+        }
+        rows.append(row | {f"above {threshold:g}": share for threshold, share in found.shares.items()})
+    return pd.DataFrame(rows)
+
+
+def separation(summary: pd.DataFrame) -> pd.DataFrame:
+    """Whether the two populations of each family part as it grows: a row a family.
+
+    Parameters
+    ----------
+    summary : DataFrame
+        As `polarization` gives it.
+
+    Returns
+    -------
+    DataFrame
+        ``gap, smallest`` and ``gap, largest``: the Rosetta mean less the other one, at the family's smallest and largest
+        size; ``sizes``, and how many of them have a gap ``above`` 0; ``Rosetta, per decade`` and ``other, per
+        decade``: the least-squares slope of each mean over a tenfold growth in neurons.
+    """
+    rows = {}
+    for family, group in summary.groupby("family", sort=False):
+        mean = group.pivot(index="neurons", columns="population", values="mean")
+        gap = mean[ROSETTA] - mean[OTHERS]
+        row = {"gap, smallest": gap.iloc[0], "gap, largest": gap.iloc[-1], "sizes": len(gap), "above": sum(gap > 0)}
+        slopes = {p: np.polyfit(np.log10(mean.index), mean[p], 1)[0] for p in (ROSETTA, OTHERS)}
+        rows[family] = row | {f"{population}, per decade": slope for population, slope in slopes.items()}
+    return pd.DataFrame(rows).T.astype({"sizes": int, "above": int}).rename_axis("family")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# 5.2 specialization
+
+
+def contexts(study: Study, name: str) -> pd.DataFrame:
+    """The top-activating contexts of every neuron of a model (`contexts.top_contexts`)."""
+    p = study.profile
+
+    def compute() -> pd.DataFrame:
+        reader = study.reader(name)
+        return top_contexts(
+            reader, study.windows(reader.tokenizer), p.contexts.n, sequences_per_batch=p.sequences_per_batch
+        )
+
+    parameters = study.parameters([name]) | p.contexts._asdict()
+    return keep(study.folder / "neurons" / f"{name}.contexts.parquet", parameters, compute)
+
+
+def token_counts(study: Study, name: str) -> pd.DataFrame:
+    """How often each of a model's tokens occurs in each subset of the text (`specialization.token_counts`)."""
+    tokenizer = load_tokenizer(study.profile.models[name])
+    parameters = study.parameters([name]) | study.profile.contexts._asdict()
+    path = study.folder / "neurons" / f"{name}.tokens.parquet"
+    return keep(path, parameters, lambda: specialization.token_counts(study.windows(tokenizer), tokenizer))
+
+
+def labelled(study: Study, name: str, neurons: Iterable[tuple[int, int]]) -> pd.DataFrame:
+    """Labels of some neurons of a model (A.1), by the profile's labeller: ``layer, unit, summary, category, ...``.
+
+    A chat model's answers are kept under ``results/<profile>/labels``, so that no neuron is asked about twice.
+    """
+    setting, found = study.profile.labels, contexts(study, name)
+    of_these = pd.MultiIndex.from_frame(found[["layer", "unit"]]).isin(list(neurons))
+    return labels.label_neurons(
+        found[of_these], token_counts(study, name), setting.kind, study.folder / "labels", retries=setting.retries,
+        timeout=setting.timeout_seconds, concurrency=setting.concurrency,
+    )  # fmt: skip
+
+
+def firing(study: Study, family: str) -> pd.DataFrame:
+    """Figures 7, 29 and 30: NormalizedFire of each size's Rosetta Neurons, and of random samples of the others.
+
+    Returns
+    -------
+    DataFrame
+        ``model, neurons, population, category, mean, low, high``; the others' are the mean and the 95% interval over the
+        profile's samples, the Rosetta Neurons' come without an interval.
+    """
+    baseline, rows = study.profile.properties.baseline, []
+    for name, pair in tqdm(study.profile.family_points(family), desc=f"contexts of {family}", leave=False):
+        found, rosetta = contexts(study, name), rosetta_neurons(study, name, pair)
+        share = specialization.token_share(token_counts(study, name))
+        # Dead neurons have no contexts; they are no part of the control.
+        alive = pd.MultiIndex.from_frame(found[["layer", "unit"]].drop_duplicates())
+        others = alive.difference(rosetta).to_frame(index=False)
+        samples = [specialization.random_neurons(others, baseline.neurons, seed) for seed in baseline.seeds]
+        populations = {ROSETTA: [rosetta], OTHERS: [pd.MultiIndex.from_frame(sample) for sample in samples]}
+        for population, sets in populations.items():
+            fired = pd.DataFrame(
+                specialization.normalized_fire(specialization.top_categories(found, neurons), share) for neurons in sets
+            )
+            rows += [
+                {"model": name, "neurons": study.profile.models[name].neurons, "population": population,
+                 "category": category, **mean_ci95(fired[category])._asdict()}
+                for category in fired
+            ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def depths(study: Study, family: str) -> pd.DataFrame:
+    """Figure 31: the share of a family's Rosetta Neurons in each bin of depth, a row a model, a column a bin."""
+    points, bins = study.profile.family_points(family), study.profile.properties.depth_bins
+    return pd.DataFrame(
+        {
+            name: specialization.depth_histogram(
+                rosetta_neurons(study, name, pair).get_level_values("layer"), study.profile.models[name].layers, bins
+            )
+            for name, pair in points
+        }
+    ).T

@@ -1,0 +1,7 @@
+"""The page in which neurons are explored."""
+
+from rosetta.viewer.page import Context, Member, RosettaNeuron, address, write
+
+__all__ = [
+    "Context", "Member", "RosettaNeuron", "address", "write",
+]  # fmt: skip

@@ -1,0 +1,173 @@
+import numpy as np
+import pytest
+import torch
+from conftest import FAMILIES, as_documents, untrained
+from scipy.special import erf, expit
+
+from rosetta.matching.activations import AlignedBatches, BadActivations, Reader, capture
+from rosetta.matching.alignment import pool, segments, token_byte_spans
+
+# ---------------------------------------------------------------------------------------------------------------------
+# m_t by hand
+
+
+def matrix(parameter):
+    return parameter.detach().double().numpy()
+
+
+def layer_norm(x, module):
+    centred = x - x.mean(-1, keepdims=True)
+    scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + module.eps)
+    return scaled * matrix(module.weight) + matrix(module.bias)
+
+
+def rms_norm(x, module, eps):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * matrix(module.weight)
+
+
+def gelu(x):
+    return x * 0.5 * (1 + erf(x / np.sqrt(2)))
+
+
+def gelu_tanh(x):
+    return 0.5 * x * (1 + np.tanh(np.sqrt(2 / np.pi) * (x + 0.044715 * x**3)))
+
+
+def pythia_m(block, x):
+    up = block.mlp.dense_h_to_4h
+    return gelu(layer_norm(x, block.post_attention_layernorm) @ matrix(up.weight).T + matrix(up.bias))
+
+
+def gpt2_m(block, x):
+    up = block.mlp.c_fc  # its weight is [inputs, outputs]
+    return gelu_tanh(layer_norm(x, block.ln_2) @ matrix(up.weight) + matrix(up.bias))
+
+
+def opt_m(block, x):
+    return np.maximum(layer_norm(x, block.final_layer_norm) @ matrix(block.fc1.weight).T + matrix(block.fc1.bias), 0)
+
+
+def qwen_m(block, x):
+    h = rms_norm(x, block.post_attention_layernorm, 1e-6)
+    gate = h @ matrix(block.mlp.gate_proj.weight).T
+    return gate * expit(gate) * (h @ matrix(block.mlp.up_proj.weight).T)
+
+
+BY_HAND = {  # the blocks, the norm that is the first thing on the way to the MLP, and the MLP up to its projection
+    "pythia": (lambda model: model.gpt_neox.layers, lambda block: block.post_attention_layernorm, pythia_m),
+    "gpt2": (lambda model: model.transformer.h, lambda block: block.ln_2, gpt2_m),
+    "opt": (lambda model: model.model.decoder.layers, lambda block: block.final_layer_norm, opt_m),
+    "qwen": (lambda model: model.model.layers, lambda block: block.post_attention_layernorm, qwen_m),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activations_are_those_of_a_forward_pass_by_hand(tokenizer_of, family):
+    model, tokenizer = untrained(family, seed=3), tokenizer_of[family]
+    blocks_of, norm_of, m_of = BY_HAND[family]
+    blocks = blocks_of(model)
+    entering = {}
+
+    def keep(layer):
+        return lambda _module, inputs: entering.__setitem__(layer, inputs[0].double().numpy())
+
+    for layer, block in enumerate(blocks):
+        norm_of(block).register_forward_pre_hook(keep(layer))
+    ids = tokenizer("def heap(queue):\n    return 12345, '漢'", add_special_tokens=False)["input_ids"]
+    prefix = [0] if family == "opt" else []
+    with torch.no_grad():
+        model(input_ids=torch.tensor([prefix + ids]))
+    expected = np.concatenate([m_of(block, entering[i].reshape(-1, 32)) for i, block in enumerate(blocks)], axis=1)
+    acts, starts = Reader("by hand", model, tokenizer).read([ids])
+    assert acts.shape == (len(ids), 2 * 128) and starts.tolist() == [0]
+    assert np.ptp(expected, axis=0).max() > 0.1
+    np.testing.assert_allclose(acts, expected[len(prefix) :], atol=2e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_does_not_change_the_activations(reader_of, family):
+    reader = reader_of[family]
+    some = ["heap", "def bisect(a, x, lo=0, hi=None):\n", "x", "\n    return 1"]
+    sequences = [reader.tokenizer(text, add_special_tokens=False)["input_ids"] for text in some]
+    assert len({len(ids) for ids in sequences}) > 2
+    acts, starts = reader.read(sequences)
+    assert len(acts) == sum(map(len, sequences))
+    for ids, start in zip(sequences, starts, strict=True):
+        alone, _ = reader.read([ids])
+        np.testing.assert_allclose(acts[start : start + len(ids)], alone, atol=1e-5)
+
+
+def test_special_tokens_are_fed_and_left_out(reader_of):
+    reader = reader_of["opt"]
+    ids = reader.tokenizer("heap = []", add_special_tokens=False)["input_ids"]
+    with capture(reader.mlps) as seen, torch.no_grad():
+        reader.model(input_ids=torch.tensor([[0, *ids]]))
+        whole = torch.cat([seen[mlp.path].view(len(ids) + 1, -1) for mlp in reader.mlps], dim=1)
+        reader.model(input_ids=torch.tensor([ids]))
+        bare = torch.cat([seen[mlp.path].view(len(ids), -1) for mlp in reader.mlps], dim=1)
+    acts, _ = reader.read([ids])
+    assert acts.shape == (len(ids), 256)
+    np.testing.assert_allclose(acts, whole[1:], atol=1e-5)
+    assert (acts - bare).abs().max() > 0.01
+
+
+def test_hooks_are_gone_after_reading_even_after_an_error(reader_of):
+    reader = reader_of["gpt2"]
+    with pytest.raises(RuntimeError, match="stop"), capture(reader.mlps):
+        raise RuntimeError("stop")
+    assert not any(mlp.projection._forward_pre_hooks for mlp in reader.mlps)
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_broken_weights_are_reported_with_the_model_and_the_layer(tokenizer_of, bad):
+    model = untrained("pythia")
+    model.gpt_neox.layers[1].mlp.dense_h_to_4h.bias[5] = bad
+    with pytest.raises(BadActivations, match="broken-pythia, layer 1"):
+        Reader("broken-pythia", model, tokenizer_of["pythia"]).read([[5, 6, 7]])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Aligned batches
+
+
+@pytest.fixture(scope="module")
+def pieces(tokenizer_of, documents):
+    some = as_documents([document.text[:400] for document in documents[:4]]) + documents[4:]
+    return list(segments(some, tokenizer_of["opt"], tokenizer_of["qwen"], context=64, per_document=2))
+
+
+def slowly_aligned(reader, piece, ids):
+    """The activations of one segment, read alone and averaged over the tokens that overlap each canonical span."""
+    all_ids, spans = token_byte_spans(reader.tokenizer, piece.document.text)
+    inside = (spans[:, 0] >= piece.canonical[0, 0]) & (spans[:, 1] <= piece.canonical[-1, 1])
+    assert ids == np.array(all_ids)[inside].tolist()
+    return pool(reader.read([ids])[0], spans[inside], piece.canonical)
+
+
+@pytest.mark.parametrize("per_batch", [1, 3, 100])
+def test_aligned_batches_are_what_reading_and_pooling_each_segment_gives(reader_of, pieces, per_batch):
+    a, b = reader_of["opt"], reader_of["qwen"]
+    batches = list(AlignedBatches(a, b, pieces, sequences_per_batch=per_batch))
+    assert len(batches) == -(-len(pieces) // per_batch)
+    expected_a = torch.cat([slowly_aligned(a, piece, piece.ids_a) for piece in pieces])
+    expected_b = torch.cat([slowly_aligned(b, piece, piece.ids_b) for piece in pieces])
+    assert len(expected_a) == sum(len(piece.canonical) for piece in pieces)
+    np.testing.assert_allclose(torch.cat([x for x, _ in batches]), expected_a, atol=1e-5)
+    np.testing.assert_allclose(torch.cat([y for _, y in batches]), expected_b, atol=1e-5)
+
+
+def test_aligned_batches_may_be_gone_through_twice(reader_of, pieces):
+    batches = AlignedBatches(reader_of["opt"], reader_of["qwen"], pieces, sequences_per_batch=4)
+    assert batches.names == ("opt", "qwen") and batches.layers == ([128, 128], [128, 128])
+    first, second = list(batches), list(batches)
+    assert len(first) == len(second) > 1
+    for (a, b), (again_a, again_b) in zip(first, second, strict=True):
+        assert torch.equal(a, again_a) and torch.equal(b, again_b)
+
+
+def test_held_batches_are_the_same_ones_and_carry_names_and_layers(reader_of, pieces):
+    batches = AlignedBatches(reader_of["opt"], reader_of["qwen"], pieces, sequences_per_batch=4)
+    held = batches.held()
+    assert held.names == batches.names and held.layers == batches.layers and len(held) > 1
+    for (a, b), (again_a, again_b) in zip(batches, held, strict=True):
+        assert torch.equal(a, again_a) and torch.equal(b, again_b)

@@ -1,0 +1,80 @@
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import FAMILIES, untrained
+from scipy.special import expit
+
+from rosetta.matching.activations import Reader
+from rosetta.models.mlps import NoMlpFound, find_mlps
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Finding the MLPs
+
+
+def matrix(parameter):
+    return parameter.detach().double().numpy()
+
+
+PROJECTION = {"pythia": "mlp.dense_4h_to_h", "gpt2": "mlp.c_proj", "opt": "fc2", "qwen": "mlp.down_proj"}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_mlps_of_every_family_are_found_in_order(family):
+    mlps = find_mlps(untrained(family))
+    assert [mlp.neurons for mlp in mlps] == [128, 128]
+    assert all(mlp.path.endswith(f"{i}.{PROJECTION[family]}") for i, mlp in enumerate(mlps))
+
+
+def test_more_than_nine_layers_come_in_order_of_depth():
+    model = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(vocab_size=9, n_embd=8, n_layer=12, n_head=2, n_inner=20)
+    )
+    assert [int(mlp.path.split(".")[2]) for mlp in find_mlps(model)] == list(range(12))
+    assert {mlp.neurons for mlp in find_mlps(model)} == {20}
+
+
+def test_gate_and_up_in_one_layer_count_once(tokenizer_of):
+    config = transformers.Phi3Config(
+        vocab_size=2048, hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=2, pad_token_id=0, bos_token_id=0, eos_token_id=0,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.Phi3ForCausalLM(config).eval()
+    assert [mlp.neurons for mlp in find_mlps(model)] == [40, 40, 40]
+    ids = [5, 6, 7, 8]
+    entering = []
+    model.model.layers[2].mlp.register_forward_pre_hook(lambda _module, inputs: entering.append(inputs[0]))
+    acts, _ = Reader("phi", model, tokenizer_of["pythia"]).read([ids])
+    gate, up = np.split(matrix(entering[0][0]) @ matrix(model.model.layers[2].mlp.gate_up_proj.weight).T, 2, axis=1)
+    np.testing.assert_allclose(acts[:, 80:], gate * expit(gate) * up, atol=1e-6)
+
+
+def test_projections_around_the_decoder_are_no_mlps():
+    config = transformers.OPTConfig(
+        vocab_size=50, hidden_size=32, word_embed_proj_dim=16, ffn_dim=64, num_hidden_layers=2, num_attention_heads=2,
+        do_layer_norm_before=False,
+    )  # fmt: skip
+    model = transformers.OPTForCausalLM(config)
+    assert model.model.decoder.project_out is not None
+    assert [(mlp.path[-12:], mlp.neurons) for mlp in find_mlps(model)] == [("layers.0.fc2", 64), ("layers.1.fc2", 64)]
+
+
+class AttentionOnly(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layers = torch.nn.ModuleList([torch.nn.ModuleDict({"query": torch.nn.Linear(8, 8)}) for _ in range(3)])
+
+
+def test_a_model_without_mlps_is_refused_by_its_class():
+    with pytest.raises(NoMlpFound, match=r"AttentionOnly.*'layers'.*query"):
+        find_mlps(AttentionOnly())
+    with pytest.raises(NoMlpFound, match="Linear"):
+        find_mlps(torch.nn.Linear(3, 4))
+
+
+def test_two_towers_of_the_same_depth_are_refused_until_one_is_passed():
+    both = torch.nn.ModuleDict({"text": untrained("gpt2"), "image": untrained("pythia")})
+    with pytest.raises(NoMlpFound, match=r"several towers of 2 blocks .*text.*image"):
+        find_mlps(both)
+    assert len(find_mlps(both["text"])) == 2

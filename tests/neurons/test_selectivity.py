@@ -1,0 +1,171 @@
+import numpy as np
+import pytest
+import torch
+import transformers
+from conftest import FAMILIES, untrained
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from rosetta.models.mlps import find_mlps
+from rosetta.neurons import selectivity
+from rosetta.neurons.selectivity import vocab_excess_kurtosis
+
+
+def by_scipy(w_out, w_u) -> np.ndarray:
+    """scipy's kurtosis of the full table of cosines, in float64."""
+    a, b = np.asarray(w_out, np.float64), np.asarray(w_u, np.float64)
+    cosine = (a @ b.T) / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1)[None, :]
+    return stats.kurtosis(cosine, axis=1)
+
+
+def normal(*shape, seed=0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("neurons, tokens, width", [(1, 5, 3), (300, 5_000, 16), (40, 9_000, 64), (7, 20, 1)])
+def test_kurtosis_is_scipys(neurons, tokens, width):
+    w_out, w_u = normal(neurons, width), normal(tokens, width, seed=1)
+    np.testing.assert_allclose(vocab_excess_kurtosis(w_out, w_u), by_scipy(w_out, w_u), rtol=1e-9, atol=1e-9)
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(1, 12), st.integers(3, 60), st.integers(2, 9), st.integers(0, 10**6),
+    st.floats(-12, 12), st.floats(-12, 12), st.floats(0, 50),
+)  # fmt: skip
+def test_kurtosis_is_scipys_whatever_the_scale_and_the_mean(neurons, tokens, width, seed, scale_out, scale_u, offset):
+    w_out = normal(neurons, width, seed=seed) * 10**scale_out
+    w_u = (normal(tokens, width, seed=seed + 1) + offset) * 10**scale_u
+    np.testing.assert_allclose(vocab_excess_kurtosis(w_out, w_u), by_scipy(w_out, w_u), rtol=1e-4, atol=1e-6)
+
+
+def test_a_neuron_that_stands_for_one_token_has_the_kurtosis_of_one_outlier():
+    # Cosine 1 with one token and 0 with all others: m4 / m2^2 - 3 in closed form.
+    tokens, share = 500, 1 / 500
+    expected = (share * (1 - share) * (1 - 3 * share + 3 * share**2)) / (share * (1 - share)) ** 2 - 3
+    found = vocab_excess_kurtosis(torch.eye(tokens)[:3], torch.eye(tokens))
+    np.testing.assert_allclose(found, expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("block_bytes", [1, 3_000, 10**6])
+def test_blocks_change_nothing(block_bytes):
+    w_out, w_u = normal(50, 8), normal(10_000, 8, seed=1)
+    whole = vocab_excess_kurtosis(w_out, w_u, block_bytes=10**9)
+    np.testing.assert_allclose(vocab_excess_kurtosis(w_out, w_u, block_bytes=block_bytes), whole, rtol=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_weights_are_read_as_they_are(dtype):
+    w_out, w_u = normal(30, 16).to(dtype), normal(800, 16, seed=1).to(dtype)
+    np.testing.assert_allclose(vocab_excess_kurtosis(w_out, w_u), by_scipy(w_out.double(), w_u.double()), rtol=1e-9)
+
+
+def test_what_has_no_direction_is_nan_or_left_out():
+    w_out, w_u = normal(4, 5), normal(60, 5, seed=1)
+    w_out[2] = 0
+    w_u[[0, 30]] = 0
+    found = vocab_excess_kurtosis(w_out, w_u)
+    assert found.isnan().tolist() == [False, False, True, False]
+    kept = [0, 1, 3]
+    np.testing.assert_allclose(found[kept], by_scipy(w_out[kept], w_u[w_u.norm(dim=1) > 0]), rtol=1e-9)
+
+
+def test_equal_cosines_have_no_kurtosis():
+    assert vocab_excess_kurtosis(normal(3, 5), normal(1, 5)).isnan().all()
+    assert vocab_excess_kurtosis(normal(3, 5), normal(1, 5).repeat(40, 1) * 3).isnan().all()
+
+
+@pytest.mark.parametrize("w_out, w_u", [((3, 4), (5, 6)), ((3,), (5, 3)), ((3, 4), (0, 4))])
+def test_shapes_that_do_not_fit_are_refused(w_out, w_u):
+    with pytest.raises(ValueError, match=r"expected \[N, d\]|no token"):
+        vocab_excess_kurtosis(torch.ones(w_out), torch.ones(w_u))
+
+
+def test_no_neurons_give_no_values():
+    assert vocab_excess_kurtosis(torch.ones(0, 4), normal(9, 4)).shape == (0,)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Weights
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_neurons_output_weight_is_what_it_adds_to_the_logits(family):
+    """Raise one neuron by 1: the residual stream moves by its output weight, whatever the family's layout."""
+    model = untrained(family)
+    w_out, mlps = selectivity.output_weights(model), find_mlps(model)
+    starts = np.cumsum([0, *(mlp.neurons for mlp in mlps)])
+    for layer, unit in ((0, 5), (1, 100)):
+        projection = mlps[layer].projection
+        one = torch.zeros(1, mlps[layer].neurons)
+        moved = projection(one.index_fill(1, torch.tensor([unit]), 1.0)) - projection(one)
+        torch.testing.assert_close(w_out[starts[layer] + unit], moved[0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_unembedding_is_what_gives_the_logits(family):
+    model = untrained(family)
+    w_u = selectivity.unembedding(model)
+    assert w_u.shape == (model.config.vocab_size, model.config.hidden_size)
+    seen = {}
+    model.get_output_embeddings().register_forward_hook(lambda _m, inputs, output: seen.update(x=inputs[0], y=output))
+    model(torch.tensor([[1, 2, 3]]))
+    torch.testing.assert_close(seen["x"] @ w_u.T, seen["y"])
+
+
+def test_where_widths_differ_the_weight_goes_through_the_projection_in_front_of_the_unembedding():
+    config = transformers.OPTConfig(
+        vocab_size=50, hidden_size=24, word_embed_proj_dim=8, num_hidden_layers=2, num_attention_heads=2, ffn_dim=96,
+        max_position_embeddings=32, do_layer_norm_before=False,
+    )  # fmt: skip
+    model = transformers.OPTForCausalLM(config).eval()
+    w_out, w_u = selectivity.output_weights(model), selectivity.unembedding(model)
+    assert w_out.shape == (192, 8) and w_u.shape == (50, 8)
+    last = find_mlps(model)[1].projection.weight[:, 7]  # neuron 96 + 7
+    torch.testing.assert_close(w_out[96 + 7], model.model.decoder.project_out(last).detach())
+
+
+def test_a_model_without_unembedding_or_with_another_width_is_refused():
+    bare = transformers.GPT2Model(transformers.GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20))
+    with pytest.raises(ValueError, match="GPT2Model has no unembedding"):
+        selectivity.unembedding(bare)
+    model = untrained("gpt2")
+    model.set_output_embeddings(torch.nn.Linear(7, model.config.vocab_size))
+    with pytest.raises(ValueError, match="neurons write 32 numbers and the unembedding reads 7"):
+        selectivity.output_weights(model)
+
+
+def test_promoted_tokens_are_those_of_the_largest_cosine(monkeypatch):
+    w_out, w_u = normal(20, 6), normal(40, 6, seed=1)
+    cosine = np.asarray(w_out, float) @ np.asarray(w_u, float).T / np.linalg.norm(w_u, axis=1)
+    expected = np.argsort(-cosine, axis=1)[:, :5]
+    monkeypatch.setattr(selectivity, "BLOCK_BYTES", 4 * 40 * 3)  # three neurons at a time
+    assert selectivity.promoted_tokens(w_out, w_u, 5).tolist() == expected.tolist()
+    assert selectivity.promoted_tokens(w_out, w_u, 100).shape == (20, 40)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Populations
+
+
+def test_a_population_is_described_by_its_mean_median_and_shares():
+    values = np.array([0.5, 1.5, 2.5, 11.0, np.nan])
+    found = selectivity.describe(values, above=(1, 3))
+    assert (found.neurons, found.mean, found.median) == (4, pytest.approx(3.875), 2.0)
+    assert found.shares == {1.0: 0.75, 3.0: 0.25}
+    assert found.low < found.mean < found.high
+
+
+def test_the_interval_is_the_percentile_bootstraps():
+    values = np.random.default_rng(3).standard_exponential(400)
+    found = selectivity.describe(values, resamples=4_000, seed=1)
+    means = np.random.default_rng(9).choice(values, (4_000, 400)).mean(axis=1)
+    np.testing.assert_allclose([found.low, found.high], np.quantile(means, [0.025, 0.975]), atol=0.01)
+    assert selectivity.describe(values, resamples=4_000, seed=1) == found
+
+
+def test_too_few_neurons_have_no_interval():
+    one, none = selectivity.describe(np.array([2.0]), above=(1,)), selectivity.describe(np.array([np.nan]), above=(1,))
+    assert one.mean == 2.0 and np.isnan(one.low) and np.isnan(one.high)
+    assert none.neurons == 0 and np.isnan([none.mean, none.median, none.shares[1.0]]).all()

@@ -1,0 +1,501 @@
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.cbook import STEP_LOOKUP_MAP
+from matplotlib.colors import to_rgba
+
+from rosetta import plots
+from rosetta.laws import theory
+from rosetta.plots.properties import CATEGORIES
+from rosetta.viewer.page import Context, Member, RosettaNeuron
+
+# Drawn in full, so that a layout that does not fit is a warning too, and each warning an error.
+pytestmark = pytest.mark.filterwarnings("error")
+
+SIZES = np.array([100.0, 200.0, 400.0])
+POINTS = pd.DataFrame({
+    "curve": ["pythia-opt"] * 3 + ["gpt2-mine"] * 2, "k": 1, "neurons": [*SIZES, 150.0, 300.0],
+    "raw": [*2 * SIZES**0.5, 0, 9], "calibrated": [*3 * SIZES, 0, 2],
+    "permuted_mean": [4.0, 5.0, 6.0, 0.0, 2.0], "permuted_low": [3.0, 4.5, -1.0, np.nan, np.nan],
+    "permuted_high": [5.0, 5.5, 13.0, np.nan, np.nan],
+})  # fmt: skip
+K_POINTS = pd.concat([POINTS[:3], POINTS[:3].assign(k=5, raw=4 * SIZES)])
+SWEEP = pd.DataFrame({
+    "tokens": [100, 1_000, 10_000], "count": [5, 8, 9], "overlap": [np.nan, 0.5, 0.9], "jaccard": [np.nan, 0.3, 0.8]
+})  # fmt: skip
+PREDICTIONS = pd.DataFrame(
+    {
+        "curve": ["pythia-opt", "opt-qwen"],
+        "predicted": [90, 50],
+        "low": [70, 20],
+        "high": [120, 80],
+        "measured": [95, 30],
+    }
+)
+POLARIZATION = pd.DataFrame(
+    [
+        (family, size, population, shift + np.log10(size), shift, np.nan if size == 400 else shift + 4)
+        for family in ("gpt2", "mine")
+        for size in SIZES
+        for population, shift in (("Rosetta", 3.0), ("other", 1.0))
+    ],
+    columns=["family", "neurons", "population", "mean", "low", "high"],
+)
+VALUES = {"Rosetta": [5.0, -1.0, 2.0, 2.0, np.nan], "other": [0.5, 90.0, 1.0]}
+KURTOSES = pd.DataFrame(
+    [("gpt2", "large", 40, p, value) for p, some in VALUES.items() for value in some]
+    + [("gpt2", "small", 20, "Rosetta", 7.0), ("mine", "only", 9, "Rosetta", 1.0), ("mine", "only", 9, "other", 0.0)],
+    columns=["family", "model", "neurons", "population", "kurtosis"],
+)
+FIRING = pd.DataFrame(
+    [
+        (f"m{size}", int(size), population, category, i + size / 100, i + shift, i + 9 + size / 100 + shift)
+        for size in SIZES
+        for population, shift in (("Rosetta", np.nan), ("other", 0))
+        for i, category in enumerate(["my own", "math", "code"])
+    ],
+    columns=["model", "neurons", "population", "category", "mean", "low", "high"],
+)
+DEPTHS = pd.DataFrame([[0.5, 0.2, 0.3], [0.0, 1.0, 0.0]], index=["small", "large"])
+RUNS = pd.DataFrame({
+    "filter": ["base", "random", "random", "Rosetta", "Rosetta"], "perplexity": [40.0, 30.0, 34.0, 21.0, 22.0]
+})  # fmt: skip
+TABLE1 = pd.DataFrame({
+    "filter": ["base", "random", "Rosetta"], "mean": [40.0, 32.0, 21.5], "low": [np.nan, 29.0, 20.0],
+    "high": [np.nan, 35.0, 23.0],
+})  # fmt: skip
+CURVES = {
+    name: pd.DataFrame({"recall": [0.2, 0.6, 1.0], "precision": [1.0, p, 0.1]})
+    for name, p in (("Rosetta", 0.8), ("probe", 0.9))
+}
+MIX = pd.DataFrame({"C": [0.25, 1.0], "Python": [0.75, 0.0]}, index=["random", "oracle"])
+REFERENCES = pd.DataFrame({
+    "kind": ["neuron", "neuron", "neuron", "average", "average", "probe", "tokens"],
+    "filter": ["L0/U1", "L1/U2", "L0/U9", "mean of 2", "mean of 10", "linear probe", "bag of tokens"],
+    "f1": [0.7, 0.8, 0.3, 0.75, 0.6, 0.9, 0.95],
+})  # fmt: skip
+EXAMPLES = pd.DataFrame({
+    "example": [0, 0, 0, 1], "text": ["a b", "\n", "漢", "</b>"], "x L0/U1": [1.0, 0.0, 4.0, 2.0],
+    "y L1/U2": [0.0, -1.0, 0.0, 0.0],
+})  # fmt: skip
+MATCHED, PERMUTED, UNTRAINED = (
+    [pd.DataFrame({"correlation": values}) for values in some]
+    for some in ([[0.9, 0.91, 0.5]], [[0.11, 0.115], [0.13, 0.31]], [[0.2]])
+)
+ISOLATION = {n: theory.optimal_isolation(n, 1.5) for n in (64, 128)}
+GRID = pd.DataFrame(
+    [
+        (beta, size, 2.0 * size, size / 10, 0.0 if beta == 2 else 1 / size)
+        for beta in (1.5, 2.0)
+        for size in (64, 128, 256)
+        for _ in range(2)
+    ],
+    columns=["beta", "neurons", "rosetta_count", "rosetta_isolation", "non_rosetta_coordinates"],
+)
+SLOPES = pd.DataFrame(
+    {"panel": ["a", "b", "c", "a", "b"], "beta": [1.5, 1.5, 1.5, 2.0, 2.0], "alpha": [1.0, 1.0, -1.0, 1.0, 1.0]}
+)
+READINGS = pd.DataFrame(
+    [
+        (background, reading, beta, -beta / 3, -beta / 3 - 0.1, np.nan)
+        for background in ("all", "unassigned")
+        for reading in ("coordinates", "features")
+        for beta in (1.5, 2.0)
+    ],
+    columns=["background", "reading", "beta", "alpha", "alpha_low", "alpha_high"],
+)
+ERRORS = pd.DataFrame(
+    [
+        (choice, value, panel, beta, 0.01 * i)
+        for choice, values in (("kappa", ["10", "4"]), ("background", ["all", "none", "some"]))
+        for i, value in enumerate(values)
+        for panel in "abc"
+        for beta in (1.5, 2.0)
+    ],
+    columns=["choice", "value", "panel", "beta", "error"],
+)
+SPANS = np.array([[0, 1], [1, 3], [3, 6]]), np.array([[0, 3], [3, 4], [4, 6]])
+SHARED = np.array([[0, 3], [3, 6]])
+COUNTS = pd.DataFrame({"x": [1, 1, 1, 2], "y": [1, 3, 12, 9]})
+NEURON = RosettaNeuron(
+    (Member("m", 0, 1, 0.0, 1.0, (), None),), "label", "code",
+    (Context("0123456789", "s", "code", (8, 9), {"m": [(0, 5, 1.0), (8, 9, 4.0)]}), Context("a\né漢", "s", "code", (0, 1), {})),
+)  # fmt: skip
+SIZE = "neurons (mean of the matched models)"
+
+#: What each function draws on, the labels of its axes, and the texts of its legends.
+CASES = {
+    "fig02": (lambda: plots.fig02(EXAMPLES, "r = 0.9"), {"activation"}, []),
+    "correlation_histogram": (
+        lambda: plots.correlation_histogram(MATCHED[0], PERMUTED, UNTRAINED, 0.4),
+        {"Pearson correlation of a matched pair", "pairs"},
+        ["trained: 3 pairs", "untrained networks: 1 pairs", "permuted positions: 2 pairs", "null threshold, r = 0.400"],
+    ),
+    "fig03a": (
+        lambda: plots.fig03a(POINTS),
+        {SIZE, "Rosetta Neurons"},
+        [r"Pythia–OPT, $\alpha$ = 0.50, $R^2$ = 1.000", "GPT-2–mine"],
+    ),
+    "fig03a calibrated": (
+        lambda: plots.fig03a(POINTS, "calibrated"),
+        {SIZE, "Rosetta Neurons above the null"},
+        [r"Pythia–OPT, $\alpha$ = 1.00, $R^2$ = 1.000", "GPT-2–mine"],
+    ),
+    "null_counts": (
+        lambda: plots.null_counts(POINTS, "permuted"),
+        {SIZE, "matched pairs"},
+        ["dashed: permuted, mean and 95% interval; faint: trained", "Pythia–OPT", "GPT-2–mine"],
+    ),
+    "fig25": (
+        lambda: plots.fig25(K_POINTS),
+        {SIZE, "matched pairs"},
+        [r"k = 1, $\alpha$ = 0.50", r"k = 5, $\alpha$ = 1.00"],
+    ),
+    "fig33": (
+        lambda: plots.fig33(SWEEP),
+        {"tokens", "Rosetta Neurons", "overlap with the set before"},
+        ["of this set, in the set before", "Jaccard index"],
+    ),
+    "predictions": (
+        lambda: plots.predictions(PREDICTIONS),
+        {"Rosetta Neurons at the largest size"},
+        ["measured", "predicted from the smaller sizes, 95%"],
+    ),
+    "fig06a": (
+        lambda: plots.fig06a(POLARIZATION),
+        {"neurons of the model", "mean excess kurtosis"},
+        ["Rosetta Neurons", "other neurons"],
+    ),
+    "fig06a, one family": (
+        lambda: plots.fig06a(POLARIZATION[POLARIZATION.family == "gpt2"]),
+        {"neurons of the model", "mean excess kurtosis"},
+        ["Rosetta Neurons", "other neurons"],
+    ),
+    "kurtosis_tails": (
+        lambda: plots.kurtosis_tails(KURTOSES),
+        {"excess kurtosis", "share of neurons above"},
+        ["Rosetta Neurons", "other neurons"],
+    ),
+    "fig07": (
+        lambda: plots.fig07(FIRING, ("Rosetta", "other")),
+        {"normalized firing"},
+        ["neurons of the model", "100", "200", "400"],
+    ),
+    "fig31": (lambda: plots.fig31(DEPTHS), {"normalized depth, layer / (layers − 1)", "share of Rosetta Neurons"}, []),
+    "examples": (lambda: plots.examples({"low": [("L0/U1", NEURON, "m")] * 2, "high": [("t", NEURON, "m")]}), set(), []),
+    "perplexity": (
+        lambda: plots.perplexity(RUNS, TABLE1),
+        {"perplexity on test functions of the target language"},
+        [],
+    ),
+    "precision_recall": (lambda: plots.precision_recall(CURVES), {"recall", "precision"}, ["Rosetta", "probe"]),
+    "language_mix": (lambda: plots.language_mix(MIX), {"share of the selected tokens"}, ["C", "Python"]),
+    "what_a_neuron_is_worth": (
+        lambda: plots.what_a_neuron_is_worth(REFERENCES),
+        {"rank of the neuron (k of the mean)", "F1 over functions"},
+        ["a Rosetta Neuron that qualifies", "the one that is chosen", "mean of the first k",
+         "linear probe on all of them", "bag of tokens"],
+    ),
+    "fig05": (
+        lambda: plots.fig05(ISOLATION, 1.5, 2.0),
+        {"rank r of the feature (importance $r^{-1.5}$)", "optimal isolation $s_r$"},
+        [rf"N = {n}: $R_\tau$ = {(s >= 2).sum()}, $s_r > 0$ for {(s > 0).sum()}" for n, s in ISOLATION.items()],
+    ),
+    "fig27": (
+        lambda: plots.fig27(GRID, SLOPES),
+        {"neurons N", "(a) Rosetta Neurons", "(b) mean isolation\nof Rosetta Neurons", "(c) isolation of\nnon-Rosetta neurons"},
+        [text for panel, fitted in (("a", "1.000 1.000"), ("b", "1.000 1.000"), ("c", "-1.000 no fit")) for text in (
+            "slope (theory)",
+            *(rf"$\beta$ = {beta:g}: {alpha} ({theory.exponents(beta)[panel]:.3f})"
+              for beta, alpha in zip((1.5, 2), fitted.split(" ", 1), strict=True)),
+        )],
+    ),
+    "panel_c": (
+        lambda: plots.panel_c(READINGS),
+        {r"$\beta$", "fitted slope, 95% interval"},
+        [r"theory, $(1-\beta)/\beta$", "coordinates", "features"],
+    ),
+    "slope_errors": (
+        lambda: plots.slope_errors(ERRORS),
+        {"kappa", "background", "slope: measured − theory"},
+        [rf"({panel}) $\beta$ = {beta}" for panel in "ab" for beta in ("1.5", "2")],
+    ),
+    "fig23": (lambda: plots.fig23("a 漢\n", ("X", "Y"), SPANS, SHARED), {"byte of the text (UTF-8)"}, []),
+    "tokens_per_span": (
+        lambda: plots.tokens_per_span(COUNTS),
+        {"tokens in one aligned span", "share of spans"},
+        ["x", "y"],
+    ),
+}  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    plt.close("all")
+
+
+def draw(name: str) -> plt.Figure:
+    return drawn(CASES[name][0]())
+
+
+def drawn(figure: plt.Figure) -> plt.Figure:
+    figure.canvas.draw()
+    return figure
+
+
+def texts(legend) -> list[str]:
+    return [text for text in (legend.get_title().get_text(), *(t.get_text() for t in legend.get_texts())) if text]
+
+
+def labelled(axes, text: str):
+    """The line or the points that a legend names so."""
+    handles, names = axes.get_legend_handles_labels()
+    return handles[names.index(text)]
+
+
+def points_and_bars(container) -> tuple[np.ndarray, np.ndarray]:
+    """The points of an errorbar, [n, 2], and the ends of its bars, [n, 2, 2]."""
+    line, _, (bars,) = container
+    return line.get_xydata(), np.array(bars.get_segments())
+
+
+def test_every_figure_is_tried():
+    assert {name.split(",")[0].split(" ")[0] for name in CASES} == set(plots.__all__) - {"save", "label"}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_figure_draws_without_a_warning_and_says_what_it_shows(name):
+    figure, (_, labels, legends) = draw(name), CASES[name]
+    assert {text for axes in figure.axes for text in (axes.get_xlabel(), axes.get_ylabel())} - {""} == labels
+    found = [legend for part in (figure, *figure.axes) for legend in part.findobj(plt.matplotlib.legend.Legend)]
+    found = list(dict.fromkeys(found))
+    assert sorted(text for legend in found for text in texts(legend)) == sorted(legends)
+    for axes in figure.axes:
+        if axes.axison:  # one that shares its axis may leave the label to the other
+            near = axes.get_shared_x_axes().get_siblings(axes) + axes.get_shared_y_axes().get_siblings(axes)
+            assert any(other.get_xlabel() or other.get_ylabel() for other in near)
+
+
+def test_a_saved_figure_is_a_whole_png_under_figures(tmp_path):
+    figure = draw("fig33")
+    assert plots.save(figure, tmp_path, "fig33") is figure
+    (file,) = tmp_path.rglob("*.*")
+    assert file == tmp_path / "figures" / "fig33.png"
+    assert plt.imread(file).shape[:2] == pytest.approx(figure.get_size_inches()[::-1] * 160, abs=1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Data drawn = data given
+
+
+def test_curves_and_their_fits_lie_where_the_counts_are():
+    axes = draw("fig03a").axes[0]
+    fit, curve, unfitted = axes.lines  # a count of zero has no logarithm: no fit
+    np.testing.assert_allclose(curve.get_xydata(), np.c_[SIZES, 2 * SIZES**0.5])
+    np.testing.assert_allclose(fit.get_xydata(), [[100, 20], [400, 40]])
+    np.testing.assert_allclose(unfitted.get_xydata(), [[150, 0], [300, 9]])
+    lines = draw("fig25").axes[0].lines
+    np.testing.assert_allclose(lines[3].get_xydata(), np.c_[SIZES, 4 * SIZES])
+
+
+def test_null_counts_stay_on_a_logarithmic_axis():
+    containers = draw("null_counts").axes[0].containers
+    points, bars = points_and_bars(containers[0])
+    np.testing.assert_allclose(points, np.c_[SIZES, [4, 5, 6]])
+    np.testing.assert_allclose(bars[:, :, 1], [[3, 5], [4.5, 5.5], [0.5, 13]])
+    points, bars = points_and_bars(containers[1])  # of one seed: no interval
+    np.testing.assert_allclose(points[:, 1], [0.5, 2])
+    np.testing.assert_allclose(bars[:, :, 1], [[0.5, 0.5], [2, 2]])
+
+
+def test_the_sweep_and_the_predictions_are_drawn_as_given():
+    left, right = draw("fig33").axes
+    np.testing.assert_allclose(left.lines[0].get_xydata(), SWEEP[["tokens", "count"]])
+    for line, column in zip(right.lines, ("overlap", "jaccard"), strict=True):
+        np.testing.assert_allclose(line.get_xydata(), SWEEP[["tokens", column]])
+    axes = draw("predictions").axes[0]
+    points, bars = points_and_bars(axes.containers[0])
+    np.testing.assert_allclose(points, [[90, 1], [50, 0]])
+    np.testing.assert_allclose(bars[:, :, 0], [[70, 120], [20, 80]])
+    np.testing.assert_allclose(labelled(axes, "measured").get_xydata(), [[95, 1], [30, 0]])
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Pythia–OPT", "OPT–Qwen"]
+
+
+def test_polarization_has_a_panel_a_family_and_bars_where_there_is_an_interval():
+    figure = draw("fig06a")
+    assert [axes.get_title() for axes in figure.axes] == ["GPT-2", "mine"]
+    for axes in figure.axes:
+        for container, shift in zip(axes.containers, (3, 1), strict=True):
+            points, bars = points_and_bars(container)
+            np.testing.assert_allclose(points, np.c_[SIZES, shift + np.log10(SIZES)])
+            ends = [[shift, shift + 4], [shift, shift + 4], [shift, shift + np.log10(400)]]
+            np.testing.assert_allclose(bars[:, :, 1], ends)
+
+
+def test_the_tails_are_the_share_above_each_value():
+    figure = draw("kurtosis_tails")
+    assert [axes.get_title() for axes in figure.axes] == ["large", "only"]  # the largest model of each family
+    for population, text in (("Rosetta", "Rosetta Neurons"), ("other", "other neurons")):
+        line = labelled(figure.axes[0], text)
+        x, y = STEP_LOOKUP_MAP[line.get_drawstyle()](*line.get_data())
+        values = np.array(VALUES[population])
+        values = values[~np.isnan(values)]
+        assert (x.min(), x.max()) == (values.min(), values.max())
+        between = (np.unique(values)[1:] + np.unique(values)[:-1]) / 2
+        np.testing.assert_allclose(np.interp(between, x, y), [(values > b).mean() for b in between])
+
+
+def test_firing_has_a_bar_a_size_at_each_category_and_no_category_is_left_out():
+    panels = draw("fig07").axes
+    assert [axes.get_title() for axes in panels] == ["Rosetta Neurons", "other neurons"]
+    for axes, population in zip(panels, ("Rosetta", "other"), strict=True):
+        names = [tick.get_text() for tick in axes.get_xticklabels()]
+        assert names == ["code", "math", "my own"]  # the paper's in their order, then the corpus's own
+        for place, name in enumerate(names):
+            given = FIRING[(FIRING.population == population) & (FIRING.category == name)].set_index("neurons")["mean"]
+            bars = [b for b in axes.patches if abs(b.get_x() + b.get_width() / 2 - place) < 0.5]
+            assert [bar.get_height() for bar in bars] == list(given.sort_index())
+            assert sorted(bar.get_x() for bar in bars) == [bar.get_x() for bar in bars]
+    errors = [segment for bars in panels[1].collections for segment in bars.get_segments()]
+    assert not panels[0].collections and len(errors) == 9  # no bars without an interval
+    given = FIRING[FIRING.population == "other"]
+    assert {(low, high) for (_, low), (_, high) in errors} == set(zip(given.low, given.high, strict=True))
+    assert panels[0].get_ylim() == panels[1].get_ylim() and panels[0].get_ylim()[0] == 0
+
+
+def test_a_category_that_one_model_never_saw_leaves_its_place_empty():
+    table = FIRING[(FIRING.category != "math") | (FIRING.neurons != 100)]
+    heights = [bar.get_height() for bar in drawn(plots.fig07(table)).axes[0].patches]
+    np.testing.assert_equal(heights[:3], [3.0, np.nan, 1.0])  # code, math and "my own" of the smallest model
+
+
+def test_depths_are_the_image():
+    axes = draw("fig31").axes[0]
+    np.testing.assert_array_equal(axes.images[0].get_array(), DEPTHS)
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["small", "large"]
+
+
+def test_the_histogram_counts_pairs_as_means_over_the_seeds():
+    axes = draw("correlation_histogram").axes[0]
+    for number, (tables, low) in enumerate(((MATCHED, 0.9), (UNTRAINED, 0.2), (PERMUTED, 0.1))):
+        bars = axes.containers[number]
+        assert sum(bar.get_height() for bar in bars) == sum(map(len, tables)) / len(tables)
+        values = np.concatenate([table.correlation for table in tables])
+        (bar,) = (bar for bar in bars if bar.get_x() == pytest.approx(low))
+        assert bar.get_height() == ((values >= low) & (values < low + 0.02)).sum() / len(tables)
+    assert list(axes.lines[-1].get_xdata()) == [0.4, 0.4]
+
+
+def test_perplexity_has_a_diamond_a_filter_and_a_point_a_run():
+    axes = draw("perplexity").axes[0]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["base", "random", "Rosetta"]
+    for at, (container, row) in enumerate(zip(axes.containers, TABLE1.itertuples(), strict=True)):
+        points, bars = points_and_bars(container)
+        assert points.tolist() == [[row.mean, at]]
+        ends = [row.mean, row.mean] if at == 0 else [row.low, row.high]
+        np.testing.assert_allclose(bars[0, :, 0], ends)
+    runs = [line for line in axes.lines if line.get_marker() == "o"]
+    assert [list(line.get_xdata()) for line in runs] == [[30, 34], [21, 22]]  # one run is its own mean
+    assert {text.get_text() for text in axes.texts} == {"40.0", "32.0", "21.5"}
+    assert axes.yaxis_inverted()
+
+
+def test_filters_are_drawn_as_given():
+    lines = draw("precision_recall").axes[0].lines
+    for line, curve in zip(lines, CURVES.values(), strict=True):
+        np.testing.assert_allclose(line.get_xydata(), curve)
+    axes = draw("language_mix").axes[0]
+    for container, (left, widths) in zip(axes.containers, (([0, 0], MIX.C), ([0.25, 1], MIX.Python)), strict=True):
+        assert [bar.get_x() for bar in container] == left and [bar.get_width() for bar in container] == list(widths)
+    axes = draw("what_a_neuron_is_worth").axes[0]
+    points = labelled(axes, "a Rosetta Neuron that qualifies").get_xydata()
+    np.testing.assert_allclose(points, [[1, 0.7], [2, 0.8], [3, 0.3]])
+    assert labelled(axes, "the one that is chosen").get_xydata().tolist() == [[1, 0.7]]
+    np.testing.assert_allclose(labelled(axes, "mean of the first k").get_xydata(), [[2, 0.75], [10, 0.6]])
+    assert list(labelled(axes, "bag of tokens").get_ydata()) == [0.95, 0.95]
+
+
+def test_spans_are_bars_of_bytes():
+    axes = draw("fig23").axes[0]
+    bars = sorted((bar.get_y(), bar.get_x(), bar.get_x() + bar.get_width()) for bar in axes.patches)
+    assert [bar[1:] for bar in bars] == [tuple(span) for row in (SHARED, SPANS[1], SPANS[0]) for span in row.tolist()]
+    # A piece that ends inside 漢 (e6 bc a2) is in hexadecimal.
+    pieces = ["a", "20e6", "bca20a", "6120e6", "bc", "a20a", "6120e6", "bca20a"]
+    assert [text.get_text() for text in axes.texts] == pieces
+    assert {line.get_xdata()[0] for line in axes.lines} == {0, 3, 6}
+
+
+def test_tokens_of_a_span_are_shares_and_many_are_put_together():
+    axes = draw("tokens_per_span").axes[0]
+    x, y = ([bar.get_height() for bar in container] for container in axes.containers)
+    assert x == [0.75, 0.25, 0, 0, 0, 0, 0, 0] and y == [0.25, 0, 0.25, 0, 0, 0, 0, 0.5]
+    assert [tick.get_text() for tick in axes.get_xticklabels()][-1] == "8 or more"
+
+
+def test_a_matched_pair_is_its_texts_on_the_heat_of_each_neuron():
+    panels = draw("fig02").axes[:4]
+    assert [axes.get_title() for axes in panels] == ["x L0/U1", "y L1/U2", "", ""]
+    assert ["".join(text.get_text() for text in axes.texts) for axes in panels] == ["ab□"] * 2 + ["</b>"] * 2
+    assert [len(axes.patches) for axes in panels] == [4, 0, 4, 0]  # the second never fires
+    heat = plt.get_cmap("YlOrRd")
+    assert [patch.get_facecolor() for patch in panels[0].patches] == [to_rgba(heat(v)) for v in (0.25,) * 3 + (1.0,)]
+
+
+def test_examples_are_lines_around_the_peak():
+    figure = drawn(plots.examples({"column": [("title", NEURON, "m")]}, contexts=9, characters=4))
+    (axes,) = figure.axes
+    assert "".join(text.get_text() for text in axes.texts) == "6789" + "a⏎é□"
+    (patch,) = axes.patches
+    assert patch.get_xy() == (2, -1) and axes.get_title(loc="left") == "title"
+
+
+def test_no_text_of_a_corpus_is_formula_or_beyond_the_font():
+    """Between two dollar signs matplotlib sees a formula; of characters that its font lacks it warns."""
+    hostile = r"'$\frac' '$_{' 漢 👩‍👩‍👧‍👦"
+    spans = np.array([[0, len(hostile.encode())]])
+    neuron = NEURON._replace(contexts=(Context(hostile, "s", "code", (0, 1), {"m": [(0, len(hostile), 1.0)]}),))
+    (axes,) = drawn(plots.examples({"column": [(hostile, neuron, "m")]})).axes
+    assert axes.get_title(loc="left").startswith(r"'$\frac' '$_{' □ □ □")
+    assert "".join(text.get_text() for text in axes.texts).startswith(r"'$\frac''$_{'□□□")
+    (axes,) = drawn(plots.fig23(hostile, ("X", "Y"), (spans, spans), spans)).axes
+    assert all(text.get_text().startswith(r"'$\frac'␣'$_{'␣□␣□ □ □") for text in axes.texts)
+
+
+def test_the_optimal_isolation_is_drawn_where_it_is_positive():
+    axes = draw("fig05").axes[0]
+    for line, s in zip(axes.lines[::2], ISOLATION.values(), strict=False):
+        np.testing.assert_allclose(line.get_ydata(), s[s > 0])
+        np.testing.assert_array_equal(line.get_xdata(), np.flatnonzero(s > 0) + 1)
+
+
+def test_the_simulations_means_and_the_theorys_line_through_the_first():
+    for axes, (panel, column) in zip(draw("fig27").axes, zip("abc", GRID.columns[2:], strict=True), strict=True):
+        points, line = axes.lines[:2]
+        means = GRID[GRID.beta == 1.5].groupby("neurons")[column].mean()
+        np.testing.assert_allclose(points.get_xydata(), np.c_[means.index, means])
+        (x, y), (x_end, y_end) = line.get_xydata()
+        assert (x, y) == (64, pytest.approx(means[64])) and x_end == 256
+        assert np.log(y_end / y) / np.log(4) == pytest.approx(theory.exponents(1.5)[panel])
+    assert len(axes.lines) == 3  # panel c of beta = 2: means of 0 have no logarithm, and no line
+
+
+def test_slopes_lie_beside_the_theorys():
+    for axes, background in zip(draw("panel_c").axes, ("all", "unassigned"), strict=True):
+        assert background in axes.get_title()
+        betas = axes.lines[0].get_xdata()
+        np.testing.assert_allclose(axes.lines[0].get_ydata(), 1 / betas - 1)
+        for container in axes.containers:
+            points, bars = points_and_bars(container)
+            np.testing.assert_allclose(points, [[1.5, -0.5], [2, -2 / 3]], atol=0.06)
+            np.testing.assert_allclose(bars[:, :, 1], [[-0.6, -0.5], [-2 / 3 - 0.1, -2 / 3]])
+    kappa, background = draw("slope_errors").axes
+    assert [tick.get_text() for tick in kappa.get_xticklabels()] == ["4", "10"]  # numbers in their order
+    for line in kappa.lines:
+        np.testing.assert_allclose(dict(zip(np.rint(line.get_xdata()), line.get_ydata(), strict=True))[1], 0.0)
+    assert len(background.lines) == 4 and all(len(line.get_xdata()) == 3 for line in background.lines)
+
+
+def test_each_category_keeps_its_colour():
+    assert len(set(CATEGORIES.values())) == len(CATEGORIES) == 5

@@ -1,0 +1,78 @@
+import numpy as np
+import pytest
+from conftest import OTHER, PAIR, mutual
+
+from rosetta.matching.correlation import PearsonAccumulator
+from rosetta.studies import counts
+from rosetta.studies.matches import Study
+
+
+def test_a_point_counts_what_its_tables_hold(profile, tmp_path):
+    one = Study(profile(), tmp_path)
+    point, table = counts.point(one, PAIR), one.matches(PAIR)
+    assert point["raw"] == ((table.rank_a == 1) & (table.rank_b == 1)).sum() > 0
+    permuted = [((t.rank_a == 1) & (t.rank_b == 1)).sum() for t in one.permuted_matches(PAIR)]
+    untrained = [((t.rank_a == 1) & (t.rank_b == 1)).sum() for t in one.untrained_matches(PAIR)]
+    assert point["permuted_mean"] == pytest.approx(np.mean(permuted))
+    assert point["untrained_mean"] == pytest.approx(np.mean(untrained))
+    assert len(permuted) == len(untrained) == 2
+    null = np.concatenate([t.correlation[(t.rank_a == 1) & (t.rank_b == 1)] for t in one.permuted_matches(PAIR)])
+    assert np.median(null) < point["threshold"] <= null.max()
+    above = table[(table.rank_a == 1) & (table.rank_b == 1) & (table.correlation > point["threshold"])]
+    assert point["calibrated"] == len(above) <= point["raw"]
+    assert point["neurons"] == 2 * 128 and point["models"] == "pythia-32x2 + opt-32x2"
+    assert counts.point(one, PAIR, k=2)["raw"] == ((table.rank_a <= 2) & (table.rank_b <= 2)).sum() > point["raw"]
+
+
+def test_a_collapsed_point_counts_the_anchors_neurons_that_every_pair_matches(profile, tmp_path):
+    three = ["opt-32x2", "pythia-32x2", "gpt2-32x2"]
+    curves = {"pythia-opt": [list(PAIR)], "pythia-gpt2": [list(OTHER)], "opt-pythia-gpt2": [three]}
+    one = Study(profile(curves=curves), tmp_path)
+    neurons = []
+    for pair in (PAIR, OTHER):
+        table = one.matches(pair)
+        best = table[(table.rank_a == 1) & (table.rank_b == 1)]
+        neurons.append(set(zip(best.layer_a, best.unit_a, strict=True)))
+    point = counts.point(one, tuple(three))
+    assert point["anchor"] == "pythia-32x2" and point["raw"] == len(neurons[0] & neurons[1]) > 0
+    assert point["calibrated"] <= point["raw"] <= min(map(len, neurons))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The token sweep
+
+
+def test_the_sweep_says_how_far_each_set_agrees_with_the_one_before(profile, tmp_path):
+    one = Study(profile(), tmp_path)
+    sweep = counts.token_sweep(one)
+    assert len(sweep) == 3 and sweep.positions.is_monotonic_increasing and sweep.positions.is_unique
+    before = None
+    for row, budget in zip(sweep.itertuples(), (300, 900, 2_000), strict=True):
+        assert budget <= row.tokens < budget + one.profile.context
+        batches = one.batches(PAIR, tokens=budget)
+        accumulator = PearsonAccumulator(256, 256)
+        for a, b in batches:
+            accumulator.update(a, b)
+        pairs = mutual(accumulator.correlation().numpy())
+        assert row.positions == accumulator.positions and abs(row.count - len(pairs)) <= 2
+        if before is None:
+            assert np.isnan([row.overlap, row.retained, row.jaccard]).all()
+        else:
+            # The sweep adds up its batches in other groups, so near ties may fall the other way.
+            assert row.overlap == pytest.approx(len(pairs & before) / len(pairs), abs=0.05)
+            assert row.retained == pytest.approx(len(pairs & before) / len(before), abs=0.05)
+            assert row.jaccard == pytest.approx(len(pairs & before) / len(pairs | before), abs=0.05)
+        before = pairs
+
+
+def test_a_sweep_beyond_the_corpus_ends_with_what_the_corpus_holds(profile, tmp_path, caplog):
+    text = tmp_path / "short.txt"
+    text.write_text("".join(f"x_{i} = {i} * (y + {i})\n" for i in range(60)))
+    path = profile(
+        corpus={"kind": "files", "paths": [str(text)]}, segments_per_document=None, excerpt_characters=None,
+        token_sweep={"pair": list(PAIR), "tokens": [100, 100_000, 200_000]},
+    )  # fmt: skip
+    one = Study(path, tmp_path)
+    sweep = counts.token_sweep(one)
+    assert len(sweep) == 2 and sweep.positions[1] == sum(len(a) for a, _ in one.batches(PAIR, tokens=10**6))
+    assert "of the 200000 tokens asked for" in caplog.text
