@@ -1,7 +1,9 @@
 """The README says what the kit does: its snippet runs, its links lead somewhere, its numbers are the published ones."""
 
+import importlib
 import re
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
@@ -21,6 +23,28 @@ def test_the_five_lines_run_as_they_stand(monkeypatch, capsys):
 @pytest.mark.parametrize("target", sorted(set(re.findall(r"\]\(([^)]+)\)", README))))
 def test_every_link_leads_to_a_file(target):
     assert (ROOT / target).exists()
+
+
+@pytest.mark.parametrize("notebook, names", re.findall(r"^\| \[(\d\d_\w+)\]\(.*\| ([^|]*) \|$", README, re.MULTILINE))
+def test_what_the_map_names_is_public_and_a_figures_function_is_called_by_its_notebook(notebook, names):
+    cells = nbformat.read(ROOT / "notebooks" / f"{notebook}.ipynb", 4).cells
+    source = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    named = re.findall(r"`([\w.]+)`", names)
+    assert named
+    for name in named:
+        if re.fullmatch(r"fig\d+\w*", name):
+            name = f"plots.{name}"
+        folder, _, inside = name.partition(".")
+        assert not inside or inside in importlib.import_module(f"rosetta.{folder}").__all__, name
+        if folder == "plots":
+            assert f"{name}(" in source, name
+
+
+def test_the_librarys_folders_are_listed_from_the_top_down():
+    listed = re.findall(r"^\| \[([\w.]+)\]\(lib/rosetta/", README, re.MULTILINE)
+    at = [listed.index(name) for name in ("studies", "plots", "neurons", "filtering", "laws", "matching", "profiles.py",
+                                          "models", "sources", "viewer", "results.py")]  # fmt: skip
+    assert at == sorted(at) and len(at) == len(listed)
 
 
 @pytest.mark.parametrize("target", re.findall(r"^make (\w+)", README, re.MULTILINE))
