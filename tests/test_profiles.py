@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rosetta import profiles
 from rosetta.models.load import ROOT
 from rosetta.profiles import Profile, ProfileError
+from rosetta.profiles.sections import Section, Settings, Words
 
 SHIPPED = ("smoke", "micro", "small", "paper")
 
@@ -243,3 +244,182 @@ def test_what_a_section_says_of_other_parts_is_checked(keys, to, said):
     with pytest.raises(ProfileError) as error:
         profiles.check(changed(*keys, to=to), "here.yaml")
     assert said in str(error.value)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Strict
+
+
+@pytest.mark.parametrize(
+    ("keys", "to", "said"),
+    [
+        (("tokens",), "12000", "tokens is '12000'; it must be a whole number of at least 1"),
+        (("tokens",), 12000.0, "tokens is 12000.0; it must be a whole number of at least 1"),
+        (("seed",), False, "seed is False; it must be a whole number"),
+        (("excerpt_characters",), 320.0, "excerpt_characters is 320.0; it must be null, or a whole number of at least 1"),
+        (("excerpt_characters",), 0, "excerpt_characters is 0; it must be null, or a whole number of at least 1"),
+        (("memory_gb",), "1", "memory_gb is '1'; it must be a number above 0"),
+        (("memory_gb",), True, "memory_gb is True; it must be a number above 0"),
+        (("memory_gb",), float("inf"), "memory_gb is inf; it must be a number above 0"),
+        (("theory", "kappa"), float("nan"), "theory.kappa is nan; it must be a finite number above 0"),
+        (("theory", "robustness", "gamma"), [1, True], "theory.robustness.gamma is [1, True]; it must be a list of finite"),
+        (("theory", "robustness", "gamma"), ["4"], "theory.robustness.gamma is ['4']; it must be a list of finite"),
+        (("theory", "sensitivity", "background"), [True], "theory.sensitivity.background is [True]; it must be a list of"),
+        (("nulls", "untrained_seeds"), [1.0], "nulls.untrained_seeds is [1.0]; it must be a list of whole numbers"),
+        (("nulls", "untrained_seeds"), {1, 2}, "nulls.untrained_seeds is {1, 2}; it must be a list of whole numbers"),
+        (("k_curve",), True, "k_curve is True; it must be text"),
+        (("dtype",), True, "dtype is True; it must be float32 or bfloat16"),
+        (("device",), "cuda:", "device is 'cuda:'; it must be auto, cpu, cuda or cuda:N"),
+        (("corpus", "split"), None, "corpus.split is None; it must be heldout or train"),
+        (("corpus",), {"kind": "files", "paths": [1]}, "corpus.paths is [1]; it must be a list of files"),
+        (("corpus",), {"kind": "files", "paths": ["no.txt"]}, "no.txt', which is not a file"),
+        (("models", "opt-32x2", "family"), True, "models.opt-32x2.family is True; it must be text"),
+        (("models", "opt-32x2", "remote_code"), 1, "models.opt-32x2.remote_code is 1; it must be true or false"),
+        (("token_sweep", "pair"), ["opt-32x2", True], "token_sweep.pair is ['opt-32x2', True]; it must be two model names"),
+        (("curves", "opt-qwen"), [["opt-32x2", True]], "curves.opt-qwen names the model True, which 'models' does not"),
+        (("properties", "firing"), [True], "properties.firing is [True]; it must be a list of names"),
+        (("filtering", "tokens"), True, "filtering.tokens is True; it must be null, or a whole number of at least 1"),
+        (("filtering", "training", "alpha"), "8", "filtering.training.alpha is '8'; it must be a finite number above 0"),
+        (("filtering", "training", "rank"), 1.0, "filtering.training.rank is 1.0; it must be a whole number of at least 1"),
+        (("name",), "mine", "unknown key name; allowed are models, corpus, curves, tokens"),
+        (("stated",), {}, "unknown key stated; allowed are models, corpus, curves, tokens"),
+        ((None,), 1, "unknown key None; allowed are models"),
+    ],
+)  # fmt: skip
+def test_nothing_is_converted(keys, to, said):
+    with pytest.raises(ProfileError) as error:
+        profiles.check(changed(*keys, to=to), "here.yaml")
+    assert str(error.value).startswith("here.yaml: ") and said in str(error.value)
+
+
+def test_a_yaml_yes_is_no_name(tmp_path):
+    path = tmp_path / "mine.yaml"
+    text = (ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8")
+    path.write_text(text.replace("target: C/C++", "target: yes"), encoding="utf-8")
+    with pytest.raises(ProfileError, match=r"filtering\.target is True; it must be text"):
+        profiles.load(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "line"),
+    [
+        ("tokens: 1\nseed: 0\ntokens: 1\n", "tokens", 3),
+        ("nulls:\n  quantile: 0.9\n  seeds: [1]\n  quantile: 0.99\nquantile: 1\n", "quantile", 4),
+        ("labels: {kind: chat,\n  kind: offline}\n", "kind", 2),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_its_line(tmp_path, text, key, line):
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(ProfileError) as error:
+        profiles.load(path)
+    assert str(path) in str(error.value)
+    assert f"the key {key} stands twice" in str(error.value) and f"line {line}," in str(error.value)
+
+
+def test_an_int_stays_an_int_and_a_list_becomes_a_tuple():
+    content = changed("theory", "robustness", "kappa", to=[1, 0.5, 4])
+    theory = profiles.check(content, "mine.yaml").theory
+    assert repr(theory.robustness.kappa) == "(1, 0.5, 4)" and repr(theory.tau) == "2.0"
+    whole = changed("memory_gb", to=3)
+    assert repr(profiles.check(whole, "mine.yaml").memory_gb) == "3"
+
+
+def test_what_is_varied_keeps_its_published_order_whatever_the_files():
+    content = copy.deepcopy(SMOKE)
+    for section in ("robustness", "sensitivity"):
+        content["theory"][section] = dict(reversed(content["theory"][section].items()))
+    theory = profiles.check(content, "mine.yaml").theory
+    assert list(theory.robustness.model_dump()) == ["kappa", "gamma", "n_inputs"]
+    names = ["background_size", "interference_norm", "noise_floor", "background"]
+    assert list(theory.sensitivity.model_dump()) == names
+
+
+def test_a_profile_does_not_change_and_leaves_the_content_as_it_was(library):
+    content = changed("corpus", to={"kind": "files", "paths": [str(library)]})
+    before = copy.deepcopy(content)
+    profile = profiles.check(content, "mine.yaml")
+    assert content == before
+    assert profile.corpus == {"kind": "files", "paths": (str(library),)}
+    with pytest.raises(ValueError, match="frozen"):
+        profile.tokens = 1
+    with pytest.raises(ValueError, match="frozen"):
+        profile.theory.grid.runs = 1
+
+
+@pytest.mark.parametrize("section", [Settings, *Section.__subclasses__()], ids=lambda section: section.__name__)
+def test_every_key_says_in_words_what_it_holds(section):
+    for name, field in section.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+        assert nested or any(isinstance(each, Words) for each in field.metadata), name
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Anchors
+
+
+TRIPLE = ("opt-32x2", "pythia-32x2", "gpt2-32x2")
+
+
+def with_points(*points, **curves) -> dict:
+    """The smoke profile with OPT-GPT-2 matched as well, so that all three pairs of its triples are, and these points."""
+    more = {"opt-gpt2": [["gpt2-32x2", "opt-32x2"]], "triples": list(points)} | curves
+    kept = {name: points for name, points in SMOKE["curves"].items() if name != "opt-pythia-gpt2"}
+    return changed("curves", to=kept | more)
+
+
+@pytest.mark.parametrize(
+    ("anchor", "pairs"),
+    [
+        ("opt-32x2", [("pythia-32x2", "opt-32x2"), ("gpt2-32x2", "opt-32x2")]),
+        ("pythia-32x2", [("pythia-32x2", "opt-32x2"), ("pythia-32x2", "gpt2-32x2")]),
+        ("gpt2-32x2", [("pythia-32x2", "gpt2-32x2"), ("gpt2-32x2", "opt-32x2")]),
+    ],
+)
+def test_a_point_rests_on_the_pairs_of_the_anchor_it_states(anchor, pairs):
+    profile = profiles.check(with_points({"anchor": anchor, "models": list(TRIPLE)}), "mine.yaml")
+    assert profile.curves["triples"] == (TRIPLE,)
+    assert profile.point("+".join(TRIPLE)) == TRIPLE
+    assert profile.anchor(TRIPLE) == anchor and profile.pairs_of(TRIPLE) == pairs
+    assert ("gpt2-32x2", "opt-32x2") in profile.pairs and TRIPLE not in profile.pairs
+    assert profile.neurons(TRIPLE) == 2 * 128
+
+
+def test_a_pair_that_is_matched_in_both_orders_counts_once():
+    both = [["opt-32x2", "gpt2-32x2"]]
+    profile = profiles.check(with_points({"anchor": "opt-32x2", "models": list(TRIPLE)}, both=both), "mine.yaml")
+    assert profile.pairs_of(TRIPLE) == [("pythia-32x2", "opt-32x2"), ("gpt2-32x2", "opt-32x2")]
+
+
+def test_the_same_models_in_another_order_may_have_another_anchor():
+    points = [{"anchor": "opt-32x2", "models": list(TRIPLE)}, {"anchor": "gpt2-32x2", "models": list(TRIPLE[::-1])}]
+    profile = profiles.check(with_points(*points), "mine.yaml")
+    assert (profile.anchor(TRIPLE), profile.anchor(TRIPLE[::-1])) == ("opt-32x2", "gpt2-32x2")
+
+
+@pytest.mark.parametrize(
+    ("points", "said"),
+    [
+        ([list(TRIPLE)], ["but 3 are", "where more are, state the anchor: {anchor: opt-32x2, models: [opt-32x2, "]),
+        ([{"anchor": "opt-48x3", "models": list(TRIPLE)}], ["anchor 'opt-48x3'; an anchor is one of a point's three or more"]),
+        ([{"anchor": "bert", "models": list(TRIPLE)}], ["with the anchor 'bert'; an anchor is one of"]),
+        ([{"anchor": "opt-32x2", "models": ["opt-32x2", "qwen-32x2"]}], ["an anchor is one of a point's three or more models"]),
+        (
+            [{"anchor": "gpt2-48x3", "models": ["opt-48x3", "pythia-48x3", "gpt2-48x3"]}],
+            ["'gpt2-48x3'; 2 of its pairs (opt-48x3+gpt2-48x3, pythia-48x3+gpt2-48x3)", "but 1 are: [('pythia-48x3', 'gpt2-48x3')]"],
+        ),
+        (
+            [{"anchor": "opt-32x2", "models": list(TRIPLE)}, {"anchor": "gpt2-32x2", "models": list(TRIPLE)}],
+            ["with the anchor 'opt-32x2', and again with 'gpt2-32x2'; a point has one anchor; the same models in another order"],
+        ),
+        ([{"anchor": "opt-32x2", "models": list(TRIPLE)}, list(TRIPLE)], ["'opt-32x2', and again without one; a point has one"]),
+        ([{"anchor": "opt-32x2"}], ["the key curves.triples.0.models is missing; it holds a list of two or more"]),
+        ([{"ankor": "opt-32x2", "models": list(TRIPLE)}], ["unknown key curves.triples.0.ankor; allowed are models, anchor"]),
+        ([{"anchor": True, "models": list(TRIPLE)}], ["curves.triples.0.anchor is True; it must be text"]),
+        ([{"anchor": None, "models": list(TRIPLE)}], ["curves.triples.0.anchor is None; it must be text"]),
+    ],
+)  # fmt: skip
+def test_an_anchor_that_cannot_be_is_refused(points, said):
+    with pytest.raises(ProfileError) as error:
+        profiles.check(with_points(*points), "here.yaml")
+    assert all(words in str(error.value) for words in ["here.yaml: ", "triples", *said])

@@ -35,6 +35,12 @@ TRAINING = Training(sequence_length=32, effective_batch=4, micro_batch=2)
 FUNCTIONS = [text[:600] for text in texts()]
 
 
+def training_of(sequence_length: int, effective_batch: int, micro_batch: int, **others) -> Training:
+    return Training(
+        sequence_length=sequence_length, effective_batch=effective_batch, micro_batch=micro_batch, **others
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="session")
 def tiny(tmp_path_factory, tokenizer_of):
     """A GPT-2 of a few thousand parameters in a folder; with dropout, so that a resumed run must restore its seed."""
@@ -150,7 +156,7 @@ def test_a_model_without_layers_to_adapt_is_named():
 def test_only_the_adapter_can_be_trained_and_at_first_it_changes_nothing(recwarn):
     plain, ids = untrained("gpt2"), torch.arange(20)[None]
     expected = plain(input_ids=ids).logits
-    model = with_lora(untrained("gpt2"), Training(32, 1, 1, rank=3), seed=0)
+    model = with_lora(untrained("gpt2"), training_of(32, 1, 1, rank=3), seed=0)
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert trained and all("lora_" in name for name in trained)
     # 3 (inputs + outputs) for each of c_attn, c_proj, c_fc, c_proj in two blocks of width 32
@@ -205,9 +211,9 @@ def trained_by_hand(spec, ids, training, seed):
     "training",
     [
         TRAINING,
-        Training(24, 5, 5, weight_decay=0.1, peak_learning_rate=1e-2, alpha=2, rank=2),
-        Training(16, 6, 2, warmup_share=0.3),
-        Training(40, 1, 1, warmup_share=0.0),
+        training_of(24, 5, 5, weight_decay=0.1, peak_learning_rate=1e-2, alpha=2, rank=2),
+        training_of(16, 6, 2, warmup_share=0.3),
+        training_of(40, 1, 1, warmup_share=0.0),
     ],
 )
 def test_a_run_is_what_a_plain_loop_gives(without_dropout, training, tmp_path, rates):
@@ -225,7 +231,7 @@ def test_a_run_is_what_a_plain_loop_gives(without_dropout, training, tmp_path, r
 
 
 def test_the_rate_rises_to_its_peak_and_ends_near_zero(without_dropout, tmp_path, rates):
-    training = Training(8, 1, 1, peak_learning_rate=1e-3, warmup_share=0.03)
+    training = training_of(8, 1, 1, peak_learning_rate=1e-3, warmup_share=0.03)
     continue_pretraining(without_dropout, FUNCTIONS[:1], training, 0, tmp_path)
     warmup = math.ceil(0.03 * len(rates))
     assert rates[0] == 0 and rates[warmup] == pytest.approx(1e-3) == max(rates) and rates[-1] < 1e-5
@@ -252,7 +258,7 @@ def test_training_helps_a_zoo_model_on_what_it_was_trained_on(tmp_path):
     tokenizer = models.load_tokenizer(spec)
     before = perplexity(models.load(spec), tokenizer, FUNCTIONS, 64, 8)
     after = perplexity(
-        continue_pretraining(spec, FUNCTIONS * 8, Training(64, 2, 2), 0, tmp_path), tokenizer, FUNCTIONS, 64, 8
+        continue_pretraining(spec, FUNCTIONS * 8, training_of(64, 2, 2), 0, tmp_path), tokenizer, FUNCTIONS, 64, 8
     )
     assert after < 0.97 * before
 
@@ -260,18 +266,18 @@ def test_training_helps_a_zoo_model_on_what_it_was_trained_on(tmp_path):
 def test_bad_numbers_are_refused_before_anything_is_written(tiny, tmp_path):
     folder = tmp_path / "run"
     with pytest.raises(ValueError, match="effective_batch is 4; it must be a multiple of micro_batch, 3"):
-        continue_pretraining(tiny, FUNCTIONS, Training(16, 4, 3), 0, folder)
+        continue_pretraining(tiny, FUNCTIONS, training_of(16, 4, 3), 0, folder)
     with pytest.raises(ValueError, match="less than one sequence of 32"):
         continue_pretraining(tiny, ["x"], TRAINING, 0, folder)
     for length in (1, 41):
         with pytest.raises(ValueError, match=f"gpt2 can be read in windows of 2 to 40 tokens, not {length}"):
-            continue_pretraining(tiny, FUNCTIONS, Training(length, 4, 2), 0, folder)
+            continue_pretraining(tiny, FUNCTIONS, TRAINING.model_copy(update={"sequence_length": length}), 0, folder)
     assert not folder.exists()
 
 
 def test_a_loss_that_is_not_a_number_is_an_error_and_leaves_nothing_to_go_on_from(tiny, tmp_path):
     with pytest.raises(FloatingPointError, match="lower peak_learning_rate"):
-        continue_pretraining(tiny, FUNCTIONS, TRAINING._replace(peak_learning_rate=1e38), 0, tmp_path)
+        continue_pretraining(tiny, FUNCTIONS, TRAINING.model_copy(update={"peak_learning_rate": 1e38}), 0, tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -312,7 +318,7 @@ def test_a_run_with_other_parameters_or_a_broken_adapter_is_named_and_trained_ag
     if change == "file":
         (tmp_path / ADAPTER).write_bytes((tmp_path / ADAPTER).read_bytes()[:-9])
     functions = FUNCTIONS[::-1] if change == "data" else FUNCTIONS
-    training = TRAINING._replace(alpha=4) if change == "training" else TRAINING
+    training = TRAINING.model_copy(update={"alpha": 4}) if change == "training" else TRAINING
     continue_pretraining(tiny, functions, training, int(change == "seed"), tmp_path)
     assert len(rates) == 2 * before
     why = {"training": "another alpha", "data": "another data", "seed": "another seed", "file": "half-written"}
@@ -336,7 +342,7 @@ def kill(*_):
     if steps == {at}:
         os.kill(os.getpid(), signal.SIGKILL)
 register_optimizer_step_pre_hook(kill)
-continue_pretraining(models.ModelSpec(*{spec!r}), {functions!r}, Training(*{training!r}), 3, {folder!r})
+continue_pretraining(models.ModelSpec(*{spec!r}), {functions!r}, Training(**{training!r}), 3, {folder!r})
 """
 
 
@@ -345,11 +351,11 @@ def killed(tiny, tmp_path_factory):
     """(what a run is made of, the folder of an undisturbed one, the folder of one that was killed before step 8)."""
     folder = tmp_path_factory.mktemp("runs")
     tokens = packed(FUNCTIONS, models.load_tokenizer(tiny), 1).size
-    training = Training(tokens // (4 * STEPS - 1), 4, 2)
+    training = training_of(tokens // (4 * STEPS - 1), 4, 2)
     made_of = (tiny, FUNCTIONS, training, 3)
     continue_pretraining(*made_of, folder / "whole")
     code = KILLED_RUN.format(
-        path=sys.path, at=KILLED_AT, spec=tuple(tiny), functions=FUNCTIONS, training=tuple(training),
+        path=sys.path, at=KILLED_AT, spec=tuple(tiny), functions=FUNCTIONS, training=training.model_dump(),
         folder=str(folder / "killed"),
     )  # fmt: skip
     process = subprocess.run([sys.executable, "-c", code], env={**os.environ, "OMP_NUM_THREADS": "1"})

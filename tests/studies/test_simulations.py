@@ -25,5 +25,5 @@ def test_the_micro_profile_holds_the_papers_grid():
         and t.grid.runs == 10
     )
     assert (t.inputs, t.kappa, t.gamma) == (10_000, 1.0, 4.0) and t.tau > 1
-    assert t.robustness["kappa"] == t.robustness["gamma"] == tuple(2.0**e for e in range(-1, 6))
-    assert t.robustness["n_inputs"] == (10**3, 10**4, 10**5)
+    assert t.robustness.kappa == t.robustness.gamma == tuple(2.0**e for e in range(-1, 6))
+    assert t.robustness.n_inputs == (10**3, 10**4, 10**5)

@@ -128,9 +128,15 @@ def study_of(made: Path, results: Path, pool: Path | None = None, **changes) -> 
         "test_tokens": 500,
         "average": (1, 2, 500),
     }
-    setting = profile.filtering._replace(**filtering | changes)
-    contexts = profile.contexts._replace(tokens=6_000)
-    return Study(profile._replace(filtering=setting, contexts=contexts), results)
+    setting = profile.filtering.model_copy(update=filtering | changes)
+    contexts = profile.contexts.model_copy(update={"tokens": 6_000})
+    return Study(profile.model_copy(update={"filtering": setting, "contexts": contexts}), results)
+
+
+def set_filtering(study: Study, **changes) -> None:
+    """Change the section `filtering` of a study's profile."""
+    setting = study.profile.filtering.model_copy(update=changes)
+    study.profile = study.profile.model_copy(update={"filtering": setting})
 
 
 @pytest.fixture(scope="module")
@@ -269,8 +275,7 @@ def test_the_neurons_are_the_matched_ones_and_the_rest_of_the_best_ones_layer(wh
 
 
 def test_where_no_neuron_qualifies_the_nearest_stand_in_and_it_shows(study):
-    setting = study.profile.filtering
-    study.profile = study.profile._replace(filtering=setting._replace(labelled="Fortran"))
+    set_filtering(study, labelled="Fortran")
     ranked = table1.neurons(study)
     assert not ranked[ROSETTA].qualifies.any() and not ranked[OTHER].qualifies.any()
     assert table1.candidates(ranked[ROSETTA]).equals(ranked[ROSETTA].head(5))
@@ -318,8 +323,7 @@ def test_the_pool_and_the_test_functions_share_no_text_and_no_file(whole):
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_without_sizes_a_split_is_taken_as_it_is(study, tokens, split):
-    setting = study.profile.filtering._replace(share=None, tokens=None, test_tokens=None)
-    study.profile = study.profile._replace(filtering=setting)
+    set_filtering(study, share=None, tokens=None, test_tokens=None)
     functions = table1.drawn(study, split)
     numbers = [i for i, function in enumerate(POOL) if function.split == split]
     assert functions.number.tolist() == numbers and functions.tokens.tolist() == tokens[numbers].tolist()
@@ -328,8 +332,7 @@ def test_without_sizes_a_split_is_taken_as_it_is(study, tokens, split):
 
 
 def test_the_test_functions_may_be_the_whole_split_beside_a_mixed_pool(study):
-    setting = study.profile.filtering._replace(test_tokens=None)
-    study.profile = study.profile._replace(filtering=setting)
+    set_filtering(study, test_tokens=None)
     assert len(table1.drawn(study, "test")) == 3 * 30 > len(table1.drawn(study, "train"))
 
 
@@ -342,7 +345,7 @@ def test_the_test_functions_may_be_the_whole_split_beside_a_mixed_pool(study):
     ],
 )
 def test_a_pool_that_cannot_be_drawn_is_refused(study, change, message):
-    study.profile = study.profile._replace(filtering=study.profile.filtering._replace(**change))
+    set_filtering(study, **change)
     for _ in range(2):  # the refusal is not lost once the functions are kept
         with pytest.raises(ValueError, match=message):
             table1.drawn(study, "train")
@@ -365,8 +368,7 @@ def test_a_local_copy_that_was_changed_is_read_again(made, tmp_path):
 def test_the_environments_functions_are_kept_with_its_versions(study, monkeypatch):
     read = []
     monkeypatch.setattr(pool, "environment_functions", lambda: read.append(1) or iter(POOL + POOL[-5:]))
-    setting = study.profile.filtering._replace(pool={"kind": "environment"})
-    study.profile = study.profile._replace(filtering=setting)
+    set_filtering(study, pool={"kind": "environment"})
     for _ in range(2):
         assert list(pool.read(table1.functions_file(study))) == POOL
     assert len(read) == 1
@@ -398,8 +400,7 @@ def counted():
 def test_the_source_is_written_as_a_stream(study, counted, monkeypatch):
     functions = counted(Function(f"f{i}\n" * 3, "c", "train", f"{i}") for i in range(9_000))
     monkeypatch.setattr(pool, "environment_functions", lambda: functions)
-    setting = study.profile.filtering._replace(pool={"kind": "environment"})
-    study.profile = study.profile._replace(filtering=setting)
+    set_filtering(study, pool={"kind": "environment"})
     found = pool.read(table1.functions_file(study))
     assert sum(1 for _ in found) == 9_000 and 2_000 <= Text.most <= 4_001  # two of the writer's batches
 
@@ -410,7 +411,7 @@ def test_the_pool_is_drawn_and_scored_as_a_stream(made, tmp_path, whole, counted
     shutil.copytree(whole.study.folder / "neurons", tmp_path / "tiny" / "neurons")
     shutil.copytree(whole.study.folder / "matches", tmp_path / "tiny" / "matches")
     study = study_of(made, tmp_path, **sizes)
-    study.profile = study.profile._replace(sequences_per_batch=8)
+    study.profile = study.profile.model_copy(update={"sequences_per_batch": 8})
     monkeypatch.setattr(filters, "SORTED_BATCHES", 1)
     monkeypatch.setattr(pool, "read", lambda *arguments: counted(read(*arguments)))
     functions = table1.drawn(study, "train")
@@ -450,8 +451,7 @@ def test_scores_are_kept_until_what_they_depend_on_changes(study, monkeypatch):
     monkeypatch.setattr(filters, "mean_activations", forbidden)
     pd.testing.assert_frame_equal(table1.scores(study, "train"), before)
     monkeypatch.setattr(filters, "mean_activations", compute)
-    setting = study.profile.filtering._replace(tokens=2_000)
-    study.profile = study.profile._replace(filtering=setting)
+    set_filtering(study, tokens=2_000)
     assert len(table1.scores(study, "train")) == len(table1.drawn(study, "train")) < len(before)
 
 
@@ -483,7 +483,7 @@ def test_of_a_large_pool_chance_recovers_the_share_and_the_oracle_everything(who
     monkeypatch.setattr(table1, "scores", lambda *_: pd.DataFrame(rng.random((n, 2))))
     found, chosen = [], set()
     for seed in range(20):
-        study = Study(whole.study.profile._replace(seed=seed), whole.study.results)
+        study = Study(whole.study.profile.model_copy(update={"seed": seed}), whole.study.results)
         selected = table1.selections(study)
         table = table1.recoveries(study, selected).set_index("filter")
         assert table.f1[ORACLE] == table.token_f1[ORACLE] == 1
@@ -627,28 +627,27 @@ def trained(monkeypatch):
 
 @pytest.mark.parametrize("change", [{"alpha": 4}, {"effective_batch": 8}])
 def test_with_other_numbers_everything_is_trained_again(study, whole, trained, caplog, change):
-    setting = study.profile.filtering
-    setting = setting._replace(training=setting.training._replace(**change), seeds=(1,))
-    study.profile = study.profile._replace(filtering=setting)
+    training = study.profile.filtering.training.model_copy(update=change)
+    set_filtering(study, training=training, seeds=(1,))
     table1.perplexities(study, whole.selected)
     assert list(trained) == [f"{name}-1" for name in FILTERS]
     assert "random-1/perplexity.json was made with another training" in caplog.text
 
 
 def test_with_a_further_seed_only_its_runs_are_trained(study, whole, trained):
-    study.profile = study.profile._replace(filtering=study.profile.filtering._replace(seeds=(2, 7)))
+    set_filtering(study, seeds=(2, 7))
     runs = table1.perplexities(study, whole.selected)
     assert list(trained) == [f"{name}-7" for name in FILTERS] and len(runs) == 9
 
 
 def test_with_other_test_functions_everything_is_measured_again(study, whole, trained):
-    study.profile = study.profile._replace(filtering=study.profile.filtering._replace(test_tokens=200))
+    set_filtering(study, test_tokens=200)
     runs = table1.perplexities(study, whole.selected)
     assert len(trained) == 8 and runs.perplexity[0] != whole.runs.perplexity[0]
 
 
 def test_the_shortest_selection_decides_and_only_the_filter_whose_selection_changed_is_trained_again(study, trained):
-    study.profile = study.profile._replace(filtering=study.profile.filtering._replace(seeds=(1,)))
+    set_filtering(study, seeds=(1,))
     tokens = table1.drawn(study, "train").tokens.to_numpy()
     # a selection that its end-of-text tokens, one a function, bring to another sequence
     few = next(n for n in range(10, 30) if (tokens[:n].sum() + n) // 64 > tokens[:n].sum() // 64)

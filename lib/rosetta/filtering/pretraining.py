@@ -25,7 +25,7 @@ from rosetta.models.likelihood import check_context, text_nats, token_ids
 from rosetta.models.load import ModelSpec, fingerprint, load_tokenizer
 from rosetta.models.load import load as load_model
 from rosetta.models.mlps import NoMlpFound, find_mlps
-from rosetta.profiles import Training
+from rosetta.profiles.sections import Training
 from rosetta.results import made_by, vouch, why_stale, write_whole
 
 logger = logging.getLogger(__name__)
@@ -164,7 +164,7 @@ def continue_pretraining(
     mixed = dtype == torch.bfloat16 and torch.device(device).type == "cuda"
     ids = packed(texts, load_tokenizer(spec), training.sequence_length)[:sequences]
     parameters = {
-        "model": spec.name, "weights": fingerprint(spec), **training._asdict(), "seed": seed,
+        "model": spec.name, "weights": fingerprint(spec), **training.model_dump(), "seed": seed,
         "dtype": "bfloat16" if mixed else "float32", "data": hashlib.sha256(ids.tobytes()).hexdigest(),
         "sequences": len(ids), "steps": math.ceil(len(ids) / training.effective_batch),
         **made_by(__name__),

@@ -39,14 +39,17 @@ class ModelSpec(NamedTuple):
     @property
     def location(self) -> str:
         """What `from_pretrained` is given: a folder or a hub name; FileNotFoundError if it is a folder that is not there."""
-        folder = ROOT / self.source
-        if folder.is_dir():
-            return str(folder)
-        if self.source.startswith(("zoo/", "/", ".")):  # "zoo/x" could be a hub name too, but never is one here
-            raise FileNotFoundError(
-                f"model {self.name}: there is no folder {folder}; for a model of the zoo run `make zoo`"
-            )
-        return self.source
+        return located(self.source)
+
+
+def located(source: str) -> str:
+    """The folder of a model, or its hub name; FileNotFoundError if it is a folder that is not there."""
+    folder = ROOT / source
+    if folder.is_dir():
+        return str(folder)
+    if source.startswith(("zoo/", "/", ".")):  # "zoo/x" could be a hub name too, but never is one here
+        raise FileNotFoundError(f"there is no folder {folder}; for a model of the zoo run `make zoo`")
+    return source
 
 
 def describe(source: str | Path, name: str | None = None, family: str = "mine") -> ModelSpec:
@@ -59,11 +62,10 @@ def describe(source: str | Path, name: str | None = None, family: str = "mine") 
     name, family : str, optional
         For tables; by default the last part of the source.
     """
-    spec = ModelSpec(name or Path(source).name, str(source), family, 1, 1)
-    config = transformers.AutoConfig.from_pretrained(spec.location)
+    config = transformers.AutoConfig.from_pretrained(located(str(source)))
     with torch.device("meta"):
         mlps = find_mlps(transformers.AutoModelForCausalLM.from_config(config))
-    return spec._replace(layers=len(mlps), mlp_width=mlps[0].neurons)
+    return ModelSpec(name or Path(source).name, str(source), family, len(mlps), mlps[0].neurons)
 
 
 def load_tokenizer(spec: ModelSpec) -> transformers.PreTrainedTokenizerBase:

@@ -21,8 +21,8 @@ from rosetta.matching.activations import AlignedBatches, Example, Reader, strong
 from rosetta.matching.alignment import segments, windows
 from rosetta.matching.mutual import match_batches, top_k
 from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untrained
-from rosetta.profiles import Profile
-from rosetta.profiles import load as load_profile
+from rosetta.profiles.profile import Profile
+from rosetta.profiles.profile import load as load_profile
 from rosetta.results import keep
 from rosetta.sources import environment, text
 from rosetta.sources.document import Document, excerpt

@@ -137,14 +137,14 @@ def contexts(study: Study, name: str) -> pd.DataFrame:
             reader, study.windows(reader.tokenizer), p.contexts.n, sequences_per_batch=p.sequences_per_batch
         )
 
-    parameters = study.parameters([name]) | p.contexts._asdict()
+    parameters = study.parameters([name]) | p.contexts.model_dump()
     return keep(study.folder / "neurons" / f"{name}.contexts.parquet", parameters, compute)
 
 
 def token_counts(study: Study, name: str) -> pd.DataFrame:
     """How often each of a model's tokens occurs in each subset of the text (`specialization.token_counts`)."""
     tokenizer = load_tokenizer(study.profile.models[name])
-    parameters = study.parameters([name]) | study.profile.contexts._asdict()
+    parameters = study.parameters([name]) | study.profile.contexts.model_dump()
     path = study.folder / "neurons" / f"{name}.tokens.parquet"
     return keep(path, parameters, lambda: specialization.token_counts(study.windows(tokenizer), tokenizer))
 

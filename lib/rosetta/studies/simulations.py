@@ -3,7 +3,7 @@
 import pandas as pd
 
 from rosetta.laws.simulation import grid, one_at_a_time
-from rosetta.profiles import Theory, TheoryGrid
+from rosetta.profiles.sections import Theory, TheoryGrid
 from rosetta.results import keep
 from rosetta.studies.matches import Study
 
@@ -18,7 +18,7 @@ def kept_grid(study: Study, background: str = "all") -> pd.DataFrame:
 def kept_variations(study: Study, name: str) -> pd.DataFrame:
     """``"robustness"`` (kappa, gamma and M, as D.7 reports it) or ``"sensitivity"`` (what the paper leaves open)."""
     theory = study.profile.theory
-    arguments, variations = _arguments(theory, theory.varied), getattr(theory, name)
+    arguments, variations = _arguments(theory, theory.varied), getattr(theory, name).model_dump()
     path = study.folder / "tables" / f"theory_{name}.parquet"
     return keep(path, arguments | {"variations": variations}, lambda: one_at_a_time(variations, **arguments))
 

@@ -294,7 +294,7 @@ def perplexities(study: Study, selected: dict[str, np.ndarray]) -> pd.DataFrame:
             return {"perplexity": found}
 
         parameters = _source(study) | {
-            "learner": fingerprint(spec), "training": setting.training._asdict(), "seed": seed,
+            "learner": fingerprint(spec), "training": setting.training.model_dump(), "seed": seed,
             "numbers": hashlib.sha256(numbers.tobytes()).hexdigest(), "sequences": sequences,
             "test": hashlib.sha256(test["number"].to_numpy(np.int64).tobytes()).hexdigest(),
         }  # fmt: skip

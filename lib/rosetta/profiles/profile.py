@@ -1,0 +1,210 @@
+"""A whole profile: what its sections say of each other, its curves, points and pairs.
+
+A curve is a list of points, a point a list of model names, as in Table 2. A point of two models is matched; a point of
+more is collapsed over its anchor and rests on the anchor's pairs with each of its other models, which are points
+somewhere in the profile. A point that states its anchor is a mapping,
+``{anchor: pythia-32x2, models: [opt-32x2, pythia-32x2, gpt2-32x2]}``; the anchor of a plain list is the one model that
+all its matched pairs share.
+"""
+
+from collections.abc import Iterable
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError, model_validator
+
+from rosetta.models.load import ROOT
+from rosetta.profiles.sections import WHERE, Point, Settings, refuse, refused
+
+
+class ProfileError(ValueError):
+    """Something in a profile is wrong; the message names the file, the key and what is allowed."""
+
+
+class Profile(Settings):
+    """A checked profile; `load` and `check` make it, and say whose file it is."""
+
+    _path: str = ""
+
+    @model_validator(mode="after")
+    def _agree(self) -> "Profile":
+        _check_models(self)
+        for curve, points in self.stated.items():
+            for point in points:
+                if len(point.models) > 2 or point.anchor is not None:
+                    _check_anchor(self, f"curves.{curve} has the point {list(point.models)}", point)
+        _check_sections(self)
+        return self
+
+    @property
+    def path(self) -> str:
+        """The file."""
+        return self._path
+
+    @property
+    def name(self) -> str:
+        """The file's name without its ending."""
+        return Path(self._path).stem
+
+    @property
+    def curves(self) -> dict[str, tuple[tuple[str, ...], ...]]:
+        """The points of each curve, a point being the names of its models."""
+        return {curve: tuple(point.models for point in points) for curve, points in self.stated.items()}
+
+    @property
+    def anchors(self) -> dict[tuple[str, ...], str | None]:
+        """The anchor of each point that states one, None for the others."""
+        return {point.models: point.anchor for points in self.stated.values() for point in points}
+
+    @property
+    def pairs(self) -> list[tuple[str, str]]:
+        """All pairs to match, in the order of the curves."""
+        return [point for point in self.anchors if len(point) == 2]
+
+    @property
+    def example(self) -> tuple[str, str]:
+        """The pair that stands for all where one is shown: the token sweep's, as in Figure 33."""
+        return self.token_sweep.pair
+
+    def family_points(self, family: str) -> list[tuple[str, tuple[str, ...]]]:
+        """(model, pair) along the curve that defines a family's Rosetta Neurons: what Figures 6, 7 and 28 to 31 go by."""
+        pairs = self.curves[self.properties.rosetta[family]]
+        return [(name, pair) for pair in pairs for name in pair if self.models[name].family == family]
+
+    def point(self, name: str) -> tuple[str, ...]:
+        """A point by the names of its models, joined by ``+``; the example pair for an empty name."""
+        if not name:
+            return self.example
+        point = tuple(part.strip() for part in name.split("+"))
+        if point not in self.anchors:
+            known = ", ".join("+".join(one) for one in self.anchors)
+            raise ProfileError(f"profile {self.name} has no point {name!r}; it has {known}")
+        return point
+
+    def pairs_of(self, point: tuple[str, ...]) -> list[tuple[str, str]]:
+        """The matched pairs that a point rests on: itself, or those of its stated anchor, or those among its models."""
+        if len(point) == 2:
+            return [point]
+        anchor, found = self.anchors.get(point), {}
+        for pair in self.pairs:
+            if set(pair) <= set(point) and (anchor is None or anchor in pair):
+                found.setdefault(frozenset(pair), pair)  # a pair that is matched in both orders counts once
+        return list(found.values())
+
+    def anchor(self, point: tuple[str, ...]) -> str:
+        """The stated anchor of a point, or the model that all its pairs share; of a plain pair, its first."""
+        shared = set.intersection(*map(set, self.pairs_of(point)))
+        return self.anchors.get(point) or next(name for name in point if name in shared)
+
+    def neurons(self, point: tuple[str, ...]) -> float:
+        """Mean total neuron count of a point's models: the x of Figure 3."""
+        return sum(self.models[name].neurons for name in point) / len(point)
+
+
+def load(name: str | Path) -> Profile:
+    """Read and check a profile: a name (``"micro"``) or the path of a YAML file.
+
+    Raises
+    ------
+    ProfileError
+        On a missing, repeated or unknown key, a value that is not allowed, or a model that is not described.
+    """
+    path = Path(name) if str(name).endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml")))
+        raise ProfileError(
+            f"there is no profile {str(name)!r} ({path}); there are {there}, or give the path of a .yaml file"
+        )
+    try:
+        with open(path, encoding="utf-8") as file:
+            content = _Loader(file).get_single_data()
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or no such date
+        raise ProfileError(f"{path}: not readable as YAML: {error}") from error
+    return check(content, path)
+
+
+def check(content: Any, path: str | Path) -> Profile:
+    """The `Profile` that a file's content describes; ProfileError if something in it is wrong."""
+    try:
+        profile = Profile.model_validate(content)
+    except ValidationError as error:
+        first = refused(error)[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise ProfileError(f"{path}: {first['msg'].replace(WHERE, where)}") from None
+    profile._path = str(path)
+    return profile
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses a key that stands twice in a mapping, of which YAML would take the last."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [(key.value, key.start_mark) for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for i, (key, mark) in enumerate(keys):
+            if key in dict(keys[:i]):
+                raise yaml.constructor.ConstructorError(None, None, f"the key {key} stands twice", mark)
+        return super().construct_mapping(node, deep)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What one part says of another
+
+
+def _among(said: str, names: Iterable, allowed: Iterable[str], but: str = "; allowed are ") -> None:
+    """Refuse the first of these names that is not among the allowed ones; what stands for a name may be anything."""
+    allowed = list(allowed)
+    if unknown := [name for name in names if name not in allowed]:
+        refuse(f"{said} {unknown[0]!r}{but}{', '.join(allowed)}")
+
+
+def _check_models(profile: Profile) -> None:
+    """Every model that is named is described, and a point is of different ones."""
+    filtering, of = profile.filtering, ", which 'models' does not describe; it has "
+    _among("token_sweep.pair names the model", profile.token_sweep.pair, profile.models, of)
+    _among("filtering names the model", [filtering.scorer, filtering.learner], profile.models, of)
+    for curve, points in profile.stated.items():
+        for models in (point.models for point in points):
+            _among(f"curves.{curve} names the model", models, profile.models, of)
+            if len(models) < 2 or len(set(models)) < len(models):
+                has = f"curves.{curve} has the point {list(models)}"
+                refuse(f"{has}; a point is a list of two or more different models")
+
+
+def _check_anchor(profile: Profile, has: str, point: Point) -> None:
+    """The pairs of a collapsed point are matched, and share one model: the anchor."""
+    models, anchor, pairs = point.models, point.anchor, profile.pairs_of(point.models)
+    if anchor is not None:
+        has += f" with the anchor {anchor!r}"
+        if anchor not in models or len(models) == 2:
+            refuse(f"{has}; an anchor is one of a point's three or more models")
+    if anchor != (other := profile.anchors[models]):
+        rule = "a point has one anchor; the same models in another order are another point"
+        refuse(f"{has}, and again {f'with {other!r}' if other else 'without one'}; {rule}")
+    count, possible = len(models) - 1, [pair for pair in combinations(models, 2) if anchor in (None, *pair)]
+    if len(pairs) != count or not set.intersection(*map(set, pairs)):
+        said = f"{count} of its pairs ({', '.join(map('+'.join, possible))}) must be points of other curves"
+        how = f"; where more are, state the anchor: {{anchor: {models[0]}, models: [{', '.join(models)}]}}"
+        refuse(f"{has}; {said} and share one model, but {len(pairs)} are: {pairs}{how if len(pairs) > count else ''}")
+
+
+def _check_sections(profile: Profile) -> None:
+    curves, rosetta, filtering = profile.curves, profile.properties.rosetta, profile.filtering
+    of_pairs = [curve for curve, points in curves.items() if all(len(point) == 2 for point in points)]
+    families = sorted({spec.family for spec in profile.models.values()})
+    _among("k_curve is", [profile.k_curve], curves, "; allowed are the curves ")
+    _among("properties.rosetta names the family", rosetta, families)
+    _among("properties.rosetta names the curve", rosetta.values(), of_pairs, "; allowed are the curves of pairs, ")
+    if without := [family for family in rosetta if not profile.family_points(family)]:
+        where = f"properties.rosetta.{without[0]} is {rosetta[without[0]]!r}"
+        refuse(f"{where}, which has no model of that family")
+    but = "; allowed are the families of properties.rosetta, "
+    _among("properties.firing names", profile.properties.firing, rosetta, but)
+    if filtering.pair not in profile.pairs or filtering.scorer not in filtering.pair:
+        rule = f"it must be a point of one of the curves, and hold the scorer, {filtering.scorer!r}"
+        refuse(f"filtering.pair is {list(filtering.pair)}; {rule}")
+    if (filtering.share is None) != (filtering.tokens is None):
+        refuse("filtering.share and filtering.tokens are both null (the whole pool) or neither")
+    if profile.explorer.point not in profile.anchors:
+        refuse(f"explorer.point is {list(profile.explorer.point)}; it must be a point of one of the curves")

@@ -1,0 +1,350 @@
+"""What a profile may hold: its sections, each key with its type and, in words, what is allowed.
+
+Nothing is converted: a string is no number, ``yes`` no name, and an int stays an int. Lists become tuples.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic_core import PydanticCustomError, core_schema
+
+from rosetta.models.load import ROOT, ModelSpec
+
+WHERE = "{where}"  # in a message: the dotted key of what is refused, which only the whole profile knows
+
+
+def refuse(message: str, *keys: str) -> NoReturn:
+    """Refuse what is being checked, or what stands under these keys in it."""
+    error = PydanticCustomError("refused", message)
+    raise ValidationError.from_exception_data("profile", [{"type": error, "loc": keys, "input": None}])
+
+
+def refused(error: ValidationError) -> list[dict]:
+    """Those of pydantic's errors that say what is allowed."""
+    return [one for one in error.errors(include_url=False) if one["type"] == "refused"]
+
+
+@dataclass(frozen=True)
+class Words:
+    """What a type allows, in words: they stand in the message in place of pydantic's, unless a part has its own."""
+
+    words: str
+
+    def __get_pydantic_core_schema__(self, source: Any, handler) -> core_schema.CoreSchema:
+        return core_schema.no_info_wrap_validator_function(self._check, handler(source))
+
+    def _check(self, value: Any, validate) -> Any:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            if any(one["loc"] for one in refused(error)):
+                raise
+            refuse(f"{WHERE} is {value!r}; it must be {self.words}")
+
+
+class Section(BaseModel):
+    """A mapping of a profile with these keys and no others; strict and immutable."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _check_keys(cls, content: Any) -> Any:
+        if not isinstance(content, dict):
+            refuse(f"{WHERE} is {content!r}; it must be a mapping")
+        fields = {field.alias or name: field for name, field in cls.model_fields.items()}
+        if unknown := [key for key in content if key not in fields]:
+            refuse(f"unknown key {WHERE}; allowed are {', '.join(fields)}", str(unknown[0]))
+        if missing := [key for key, field in fields.items() if field.is_required() and key not in content]:
+            words = [each.words for each in fields[missing[0]].metadata if isinstance(each, Words)]
+            refuse(f"the key {WHERE} is missing; it holds {words[0] if words else 'a mapping'}", missing[0])
+        return content
+
+
+def by_kind(**sections: type[Section]) -> Any:
+    """A mapping whose other keys depend on its ``kind``: checked as that section, and a dict of the keys it has."""
+
+    def check(content: Any) -> dict:
+        if not isinstance(content, dict) or "kind" not in content:
+            raise ValueError
+        kind, others = content["kind"], {key: value for key, value in content.items() if key != "kind"}
+        if not isinstance(kind, str) or kind not in sections:
+            refuse(f"{WHERE} is {kind!r}; allowed are {', '.join(sections)}", "kind")
+        return {"kind": kind} | sections[kind].model_validate(others).model_dump(exclude_unset=True)
+
+    return Annotated[dict[str, Any], BeforeValidator(check), Words("a mapping with the key 'kind'")]
+
+
+Item = TypeVar("Item")
+Listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+#: One or more, a list in the file.
+Several = Annotated[tuple[Item, ...], Field(min_length=1), Listed]
+Mapped = Annotated[dict[str, Item], Field(min_length=1)]
+Real = int | float  # not float alone, or 1 would become 1.0 and be printed so
+Text = Annotated[str, Field(min_length=1), Words("text")]
+Revision = Annotated[str | None, Words("text or null")]
+Natural = Annotated[int, Field(ge=0), Words("a whole number of at least 0")]
+Count = Annotated[int, Field(ge=1), Words("a whole number of at least 1")]
+TwoOrMore = Annotated[int, Field(ge=2), Words("a whole number of at least 2")]
+Limit = Annotated[Count | None, Words("null, or a whole number of at least 1")]
+Positive = Annotated[Real, Field(gt=0), Words("a finite number above 0")]
+Counts = Annotated[Several[Annotated[int, Field(ge=1)]], Words("a list of whole numbers of at least 1")]
+Seeds = Annotated[Several[int], Words("a list of whole numbers, at least one")]
+Positives = Annotated[Several[Annotated[Real, Field(gt=0)]], Words("a list of finite numbers above 0")]
+Names = Annotated[Several[str], Words("a list of names")]
+Pair = Annotated[tuple[str, str], Listed, Words("two model names")]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# The sections
+
+
+class Model(Section):
+    """A model as the file describes it; the profile holds its `ModelSpec`."""
+
+    source: Text
+    family: Text
+    layers: Count
+    mlp_width: Count
+    revision: Revision = None
+    remote_code: Annotated[bool, Words("true or false")] = False
+
+
+def _specs(models: dict[str, Model]) -> dict[str, ModelSpec]:
+    return {name: ModelSpec(name, **model.model_dump()) for name, model in models.items()}
+
+
+class Point(Section):
+    """A point of a curve, and its anchor where it states one."""
+
+    # Any, as what is no name is no model either, which the profile says.
+    models: Annotated[tuple[Any, ...], Listed, Words("a list of two or more different models")]
+    anchor: Text = None
+
+
+def _point(content: Any) -> Any:
+    return content if isinstance(content, dict) else {"models": content}
+
+
+Points = Annotated[Several[Annotated[Point, BeforeValidator(_point)]], Words("a list of points")]
+
+
+class EnvironmentCorpus(Section):
+    """The embedded corpus. A key that is left out, None here and below, is left to `rosetta.sources.text`."""
+
+    split: Annotated[Literal["heldout", "train"], Words("heldout or train")] = None
+
+
+def _in_the_kit(paths: tuple[str, ...]) -> tuple[str, ...]:
+    paths = tuple(str(ROOT / path) for path in paths)
+    if missing := [path for path in paths if not Path(path).is_file()]:
+        refuse(f"{WHERE} names {missing[0]!r}, which is not a file")
+    return paths
+
+
+class Files(Section):
+    """Local files; paths are relative to the kit, like the models'."""
+
+    paths: Annotated[Several[str], Words("a list of files"), AfterValidator(_in_the_kit)]
+    category: Text = None
+
+
+class Hub(Section):
+    """A data set on the model hub."""
+
+    dataset: Text
+    text: Text
+    subset: Text
+    split: Text = None
+    data_files: Annotated[str | Several[str] | None, Words("a file, a list of files or null")] = None
+    revision: Revision = None
+    shuffle_buffer: Count = None
+
+
+class EnvironmentPool(Section):
+    """The functions in the sources of the environment's own packages."""
+
+
+class CodeSearchNet(Section):
+    """CodeSearchNet, from the hub or a folder."""
+
+    source: Text
+    languages: Names
+    revision: Revision = None
+
+
+class Nulls(Section):
+    """Seeds of the two nulls (three each in the paper) and the quantile that calibrates the counts."""
+
+    untrained_seeds: Seeds
+    permutation_seeds: Seeds
+    quantile: Annotated[Real, Field(gt=0, lt=1), Words("a number between 0 and 1")]
+
+
+class TokenSweep(Section):
+    """Figure 33: one pair, matched over growing numbers of tokens."""
+
+    pair: Pair
+    tokens: Counts
+
+
+class TheoryGrid(Section):
+    """A grid of simulations: exponents beta, sizes N = 2^e, and runs of each."""
+
+    betas: Annotated[Several[Annotated[Real, Field(gt=1)]], Words("a list of finite numbers above 1")]
+    size_exponents: Annotated[
+        Several[Annotated[int, Field(ge=0, le=20)]], Words("a list of whole numbers from 0 to 20: N = 2^e")
+    ]
+    runs: Count
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """The neuron budgets N, the smallest first."""
+        return tuple(2**e for e in sorted(self.size_exponents))
+
+
+class Robustness(Section):
+    """What D.7 varies, one at a time: kappa, gamma and M. Published tables have this order."""
+
+    kappa: Positives
+    gamma: Positives
+    n_inputs: Annotated[Several[Annotated[int, Field(ge=2)]], Words("a list of whole numbers of at least 2")]
+
+
+class Sensitivity(Section):
+    """What the paper leaves open, one at a time. Published tables have this order."""
+
+    background_size: Counts
+    interference_norm: Annotated[Several[Annotated[Real, Field(ge=0)]], Words("a list of finite numbers of at least 0")]
+    noise_floor: Positives
+    background: Annotated[Several[Literal["all", "unassigned"]], Words("a list of 'all' and 'unassigned'")]
+
+
+class Theory(Section):
+    """The simulations of Figure 27, and those with one number varied at a time, on a smaller grid (D.7)."""
+
+    grid: TheoryGrid
+    seed: Natural
+    inputs: TwoOrMore
+    kappa: Positive
+    gamma: Positive
+    tau: Positive
+    varied: TheoryGrid
+    robustness: Robustness
+    sensitivity: Sensitivity
+
+
+class Contexts(Section):
+    """Top-activating contexts (E.2): tokens of the stream that is searched, and contexts a neuron."""
+
+    tokens: Count
+    n: Count
+
+
+class Baseline(Section):
+    """The control of E.2: neurons of each random sample, and the samples' seeds."""
+
+    neurons: Count
+    seeds: Seeds
+
+
+class Properties(Section):
+    """Sections 5.1 and 5.2: the curve whose matches define each family's Rosetta Neurons, and what is measured of them."""
+
+    rosetta: Annotated[Mapped[str], Words("a mapping of families to curves")]
+    kurtosis_above: Annotated[Several[Real], Words("a list of finite numbers")]
+    bootstrap: Count
+    firing: Names
+    baseline: Baseline
+    depth_bins: Count
+
+
+class Labels(Section):
+    """Who labels neurons (A): ``offline``, or ``chat``, an endpoint named by the environment; and the latter's limits."""
+
+    kind: Annotated[Literal["offline", "chat"], Words("offline or chat")]
+    concurrency: Count
+    timeout_seconds: Positive
+    retries: Natural
+
+
+class Explorer(Section):
+    """The page of neurons: those of the anchor of a point, matched in any of its pairs, at most so many."""
+
+    point: Names
+    neurons: Count
+    contexts: Count
+    characters: Count
+    promoted: Count
+
+
+class Training(Section):
+    """Continued pretraining (Appendix F), the same for every filter; in the paper 1024 tokens and 32 sequences.
+
+    ``sequence_length`` is in tokens, ``effective_batch`` in sequences per optimizer step and ``micro_batch`` in
+    sequences per forward pass; accumulated gradients make up the difference.
+
+    The paper gives no ``alpha`` and no ``weight_decay``. LoRA's update is scaled by alpha / rank: 8 here, as for GPT-2
+    in Hu et al. (2022) and by `peft`'s default alpha. No weight decay is Trainer's default, and so are the other
+    numbers not named here: gradients clipped at norm 1, AdamW's betas (0.9, 0.999).
+    """
+
+    sequence_length: TwoOrMore
+    effective_batch: Count
+    micro_batch: Count
+    peak_learning_rate: Positive = 1e-3
+    warmup_share: Annotated[Real, Field(ge=0, lt=1), Words("a number from 0 to below 1")] = 0.03
+    rank: Count = 1
+    alpha: Positive = 8
+    weight_decay: Annotated[Real, Field(ge=0), Words("a number of at least 0")] = 0.0
+
+
+class Filtering(Section):
+    """The experiment of Table 1: pool, target, the model whose neurons filter, the one that learns, and the budgets.
+
+    With ``share`` and ``tokens`` null the pool is taken as it is, as CodeSearchNet is in the paper.
+    """
+
+    pool: by_kind(environment=EnvironmentPool, codesearchnet=CodeSearchNet)
+    target: Text
+    labelled: Text
+    share: Annotated[Annotated[Real, Field(gt=0, lt=1)] | None, Words("null, or a number between 0 and 1")]
+    tokens: Limit
+    test_tokens: Limit
+    scorer: Text
+    pair: Pair
+    learner: Text
+    least_share: Annotated[Real, Field(ge=0, le=1), Words("a number from 0 to 1")]
+    normalize: Annotated[Literal["tokens", "peak", "zscore"], Words("tokens, peak or zscore")]
+    average: Counts
+    seeds: Seeds
+    training: Training
+
+
+class Settings(Section):
+    """All that the file holds."""
+
+    models: Annotated[Mapped[Model], AfterValidator(_specs), Words("a mapping of model names to descriptions")]
+    corpus: by_kind(environment=EnvironmentCorpus, files=Files, hub=Hub)
+    stated: Annotated[Mapped[Points], Field(alias="curves"), Words("a mapping of curve names to lists of points")]
+    tokens: Count
+    context: Annotated[int, Field(ge=8), Words("a whole number of at least 8")]
+    excerpt_characters: Limit
+    segments_per_document: Limit
+    seed: Annotated[int, Words("a whole number")]
+    k: Annotated[Counts, AfterValidator(lambda k: tuple(sorted({1, *k})))]  # mutual top-1 is what the paper counts
+    k_curve: Text
+    nulls: Nulls
+    token_sweep: TokenSweep
+    theory: Theory
+    contexts: Contexts
+    properties: Properties
+    labels: Labels
+    explorer: Explorer
+    filtering: Filtering
+    sequences_per_batch: Count
+    memory_gb: Annotated[Real, Field(gt=0), Words("a number above 0")]
+    dtype: Annotated[Literal["float32", "bfloat16"], Words("float32 or bfloat16")]
+    device: Annotated[str, Field(pattern="^(auto|(cpu|cuda|mps)(:[0-9]+)?)$"), Words("auto, cpu, cuda or cuda:N")]
