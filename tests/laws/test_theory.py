@@ -18,12 +18,7 @@ BETAS = (1.5, 1.75, 2.0, 2.25, 2.5, 3.0)  # of D.7
 
 
 @settings(deadline=None, max_examples=150)
-@given(
-    st.integers(1, 3000),
-    st.floats(1.001, 40),
-    st.floats(1e-4, 1e4),
-    st.floats(1e-3, 50),
-)
+@given(st.integers(1, 3000), st.floats(1.001, 40), st.floats(1e-4, 1e4), st.floats(1e-3, 50))
 def test_the_allocation_meets_the_kkt_conditions(n, beta, kappa, gamma):
     assume(gamma * n >= 1)
     s = theory.optimal_isolation(n, beta, kappa, gamma)

@@ -62,10 +62,7 @@ def synthetic(n: int, contexts: int = 6, characters: int = 300, seed: int = 0) -
 
 def one(text="a b", heat=None, peak=(0, 1), **changes) -> RosettaNeuron:
     """A Rosetta Neuron of two models with one context."""
-    members = (
-        Member("a", 8, 859, 0.5, 3.0, (" the",), None),
-        Member("b", 2, 7, 1.0, 1.0, ("x",), 0.75),
-    )
+    members = (Member("a", 8, 859, 0.5, 3.0, (" the",), None), Member("b", 2, 7, 1.0, 1.0, ("x",), 0.75))
     heat = {"a": [(0, 1, 1.0)], "b": []} if heat is None else heat
     parts = {"members": members, "label": "Python: 'a'", "category": "code"} | changes
     return RosettaNeuron(contexts=(Context(text, "Python", "code", peak, heat),), **parts)

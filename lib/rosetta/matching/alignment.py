@@ -299,10 +299,7 @@ def _cut(document, ids_a, spans_a, ids_b, spans_b, room_a, room_b, per_document)
     while start < len(canonical) and given != per_document:
         # A space that a tokenizer adds before the text may be a token of its own; it overlaps no span, but is read.
         a, b = (first_a[start], first_b[start]) if start else (0, 0)
-        end = min(
-            np.searchsorted(last_a, a + room_a, side="right"),
-            np.searchsorted(last_b, b + room_b, side="right"),
-        )
+        end = min(np.searchsorted(last_a, a + room_a, side="right"), np.searchsorted(last_b, b + room_b, side="right"))
         if end <= start:  # one span alone is longer than the context
             start += 1
             continue

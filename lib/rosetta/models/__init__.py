@@ -1,10 +1,9 @@
 """Models and where their MLPs are."""
 
-from rosetta.models.likelihood import next_token_nats, text_nats
 from rosetta.models.load import ROOT, ModelSpec, describe, fingerprint, load, load_tokenizer, load_untrained, zoo_cards
 from rosetta.models.mlps import Mlp, NoMlpFound, find_mlps
 
 __all__ = [
     "ROOT", "Mlp", "ModelSpec", "NoMlpFound", "describe", "find_mlps", "fingerprint", "load", "load_tokenizer",
-    "load_untrained", "next_token_nats", "text_nats", "zoo_cards",
+    "load_untrained", "zoo_cards",
 ]  # fmt: skip

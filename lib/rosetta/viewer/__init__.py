@@ -2,6 +2,4 @@
 
 from rosetta.viewer.page import Context, Member, RosettaNeuron, address, write
 
-__all__ = [
-    "Context", "Member", "RosettaNeuron", "address", "write",
-]  # fmt: skip
+__all__ = ["Context", "Member", "RosettaNeuron", "address", "write"]
