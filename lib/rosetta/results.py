@@ -13,11 +13,10 @@ import json
 import logging
 import os
 import platform
-import sys
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pandas as pd
 
@@ -84,39 +83,28 @@ def made_by(module: str) -> dict[str, Any]:
     """
     if not _file(module):
         return {}
-    digest, imported = hashlib.sha256(), set(BEHIND)
-    for name in reached(module):
-        source = _module(name)
-        digest.update(f"{name} {source.digest}\n".encode())
-        imported |= source.others
-    return {"code": digest.hexdigest()[:16], "libraries": _versions(frozenset(imported))}
+    sources = {name: _source(name) for name in reached(module)}
+    code = hashlib.sha256(json.dumps({name: digest for name, (digest, _) in sources.items()}).encode())
+    imported = frozenset().union(BEHIND, *(names for _, names in sources.values()))
+    return {"code": code.hexdigest()[:16], "libraries": _versions(imported)}
 
 
 def reached(module: str) -> list[str]:
     """The library's modules that one of them reaches through its imports, itself included, by name."""
-    seen, waiting = set(), [module]
+    seen, waiting = set(), {module}
     while waiting:
-        if (name := waiting.pop()) not in seen:
-            seen.add(name)
-            waiting += _module(name).library
+        seen |= waiting
+        waiting = {name for known in waiting for name in _source(known)[1] if _file(name)} - seen
     return sorted(seen)
 
 
-class _Source(NamedTuple):
-    """A module of the library: the digest of its code, and what it imports from the library and from others."""
-
-    digest: str
-    library: frozenset[str]
-    others: frozenset[str]
-
-
-def _module(name: str) -> _Source:
-    file = _file(name)
-    return _parsed(file, file.stat().st_mtime_ns)
+def _source(module: str) -> tuple[str, frozenset[str]]:
+    """The digest of a module's code, and the modules that it imports."""
+    return _parsed(_file(module), _file(module).stat().st_mtime_ns)
 
 
 @cache
-def _parsed(file: Path, _mtime: int) -> _Source:
+def _parsed(file: Path, _mtime: int) -> tuple[str, frozenset[str]]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     imported = set()
     for node in ast.walk(tree):
@@ -127,10 +115,7 @@ def _parsed(file: Path, _mtime: int) -> _Source:
             imported |= {name if _file(name) else node.module for name in inside}
         if isinstance(node, DOCUMENTED) and ast.get_docstring(node) is not None:
             node.body = node.body[1:]
-    library = {name for name in imported if _file(name)}
-    others = {name.partition(".")[0] for name in imported - library}
-    digest = hashlib.sha256(ast.dump(tree).encode()).hexdigest()
-    return _Source(digest, frozenset(library), frozenset(others - sys.stdlib_module_names - {LIBRARY.name}))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(imported)
 
 
 def _file(module: str) -> Path | None:
@@ -143,8 +128,10 @@ def _file(module: str) -> Path | None:
 
 @cache
 def _versions(imported: frozenset[str]) -> dict[str, str]:
-    distributions = importlib.metadata.packages_distributions()
-    names = sorted({name for top in imported for name in distributions.get(top, ())})
+    distributions = importlib.metadata.packages_distributions()  # neither the library itself nor Python's own are there
+    names = sorted(
+        {name for module in imported for name in distributions.get(module.partition(".")[0], ())} - {LIBRARY.name}
+    )
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
 
 
