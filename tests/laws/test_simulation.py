@@ -94,7 +94,7 @@ def test_bartletts_triangle_gives_a_wishart_matrix(rows, freedom):
 def test_loadings_have_the_isolation_that_was_allocated():
     isolation = theory.optimal_isolation(64, 1.5)
     n = int((isolation > 0).sum())
-    w = simulation._loadings(isolation[:n], len(isolation), 0, 64, 0.9, 0.1, np.random.default_rng(0)).toarray()
+    w = simulation._loadings(isolation[:n], len(isolation), 0, 64, 0.9, 0.1, np.random.default_rng(0)).weights.toarray()
     background = w.copy()
     background[range(n), range(n)] = 0
     assert np.linalg.norm(background, axis=1) == pytest.approx(0.9)
@@ -103,7 +103,7 @@ def test_loadings_have_the_isolation_that_was_allocated():
 
 
 def test_background_of_unassigned_features_only():
-    w = simulation._loadings(np.array([3.0, 1.0]), 10, 2, 64, 0.9, 0.1, np.random.default_rng(0)).toarray()
+    w = simulation._loadings(np.array([3.0, 1.0]), 10, 2, 64, 0.9, 0.1, np.random.default_rng(0)).weights.toarray()
     assert (w[:, 2:] != 0).all() and w[0, 1] == w[1, 0] == 0  # the 8 that there are
 
 

@@ -15,7 +15,7 @@ from conftest import PAIR, write_profile
 from scipy import stats
 from sklearn.metrics import f1_score
 
-from rosetta import models, profiles
+from rosetta import models, profiles, results
 from rosetta.filtering import filters, pretraining
 from rosetta.sources import environment
 from rosetta.sources import functions as pool
@@ -151,9 +151,13 @@ def whole(made, tmp_path_factory):
     train = pretraining.continue_pretraining
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(pretraining, "continue_pretraining", noted)
-        neurons, selected = table1.neurons(study), table1.selections(study)
+        neurons, functions = table1.neurons(study), table1.drawn(study, "train")
+        scores = table1.scores(study, neurons, functions)
+        selected = table1.selections(functions, scores, study.profile.seed)
         runs = table1.perplexities(study, selected)
-    return SimpleNamespace(study=study, neurons=neurons, selected=selected, runs=runs, trained=trained)
+    return SimpleNamespace(
+        study=study, neurons=neurons, pool=functions, scores=scores, selected=selected, runs=runs, trained=trained
+    )
 
 
 @pytest.fixture
@@ -203,7 +207,7 @@ def assert_same_neurons(found, expected):
 def test_the_neurons_are_chosen_without_a_pool(whole, made, tmp_path, monkeypatch):
     for name in ("codesearchnet", "environment_functions", "deduplicate", "mix", "write", "read"):
         monkeypatch.setattr(pool, name, forbidden)
-    for name in ("functions_file", "drawn", "texts", "is_target", "scores"):
+    for name in ("functions_file", "drawn", "texts", "scores"):
         monkeypatch.setattr(table1, name, forbidden)
     study = study_of(made, tmp_path, pool=tmp_path / "nowhere", target="cobol", share=None, tokens=None)
     assert_same_neurons(table1.neurons(study), whole.neurons)
@@ -224,16 +228,17 @@ def shuffled(made, tmp_path_factory):
         folder = tmp_path_factory.mktemp(name)
         source = write_codesearchnet(folder / "pool", functions)
         study = study_of(made, folder / "results", source, share=None, tokens=None)
-        pools[name] = study, table1.scores(study, "train")
+        functions = table1.drawn(study, "train")
+        pools[name] = study, functions, table1.scores(study, table1.neurons(study), functions)
     return pools
 
 
 def test_with_permuted_languages_the_same_neurons_are_chosen_and_score_every_text_the_same(whole, shuffled):
-    for study, _ in shuffled.values():
+    for study, _, _ in shuffled.values():
         assert_same_neurons(table1.neurons(study), whole.neurons)
     of_text = [
-        scores.set_index(pd.Index(table1.texts(study, table1.drawn(study, "train"))))
-        for study, scores in shuffled.values()
+        scores.rosetta.assign(other=scores.other).set_index(pd.Index(table1.texts(study, functions)))
+        for study, functions, scores in shuffled.values()
     ]
     assert not of_text[0].index.equals(of_text[1].index) and not of_text[0].index.has_duplicates
     pd.testing.assert_frame_equal(of_text[0], of_text[1].loc[of_text[0].index], rtol=1e-4, atol=1e-5)
@@ -243,7 +248,7 @@ def test_nothing_that_is_kept_of_the_neurons_depends_on_the_pool(whole, shuffled
     kept = [
         {str(path.relative_to(study.folder)): path.read_bytes()
          for part in ("matches", "neurons") for path in (study.folder / part).rglob("*.*")}
-        for study in (whole.study, *(study for study, _ in shuffled.values()))
+        for study in (whole.study, *(study for study, _, _ in shuffled.values()))
     ]  # fmt: skip
     assert kept[0] == kept[1] == kept[2] and len(kept[0]) == 6
     assert not any(b"codesearchnet" in content for content in kept[0].values())
@@ -251,13 +256,13 @@ def test_nothing_that_is_kept_of_the_neurons_depends_on_the_pool(whole, shuffled
 
 def test_permuted_languages_cannot_be_recovered(shuffled):
     best = {}
-    for name, (study, found) in shuffled.items():
-        functions = table1.drawn(study, "train")
-        best[name] = max(f1_by_hand(found[neuron], functions) for neuron in found)
+    for name, (_, functions, scores) in shuffled.items():
+        best[name] = max(f1_by_hand(score, functions) for _, score in [*scores.rosetta.items(), ("", scores.other)])
     # a third of 360 functions: 0.15 is four standard deviations of what chance selects
     assert best["true"] > 0.8 and best["permuted"] < 1 / 3 + 0.15
-    study, _ = shuffled["permuted"]
-    f1 = table1.recoveries(study, table1.selections(study)).set_index("filter")["f1"]
+    study, functions, scores = shuffled["permuted"]
+    selected = table1.selections(functions, scores, study.profile.seed)
+    f1 = table1.recoveries(functions, selected).set_index("filter")["f1"]
     assert f1[[RANDOM, OTHER, ROSETTA]].to_numpy() == pytest.approx(1 / 3, abs=0.15) and f1[ORACLE] == 1
 
 
@@ -279,10 +284,9 @@ def test_where_no_neuron_qualifies_the_nearest_stand_in_and_it_shows(study):
     ranked = table1.neurons(study)
     assert not ranked[ROSETTA].qualifies.any() and not ranked[OTHER].qualifies.any()
     assert table1.candidates(ranked[ROSETTA]).equals(ranked[ROSETTA].head(5))
-    names = [
-        f"L{row.layer}/U{row.unit}" for row in [*ranked[ROSETTA][:5].itertuples(), *ranked[OTHER][:1].itertuples()]
-    ]
-    assert list(table1.scores(study, "train")) == names
+    scores = table1.scores(study, ranked, table1.drawn(study, "train"))
+    assert list(scores.rosetta) == [f"L{row.layer}/U{row.unit}" for row in ranked[ROSETTA][:5].itertuples()]
+    assert scores.other.name == "L{}/U{}".format(*ranked[OTHER].loc[0, ["layer", "unit"]])
 
 
 def test_those_that_qualify_are_the_candidates_however_few():
@@ -304,8 +308,9 @@ def test_the_pool_has_the_size_and_the_share_asked_for(whole, tokens):
         assert {function.split for function in drawn} == {split}
         assert functions.source.tolist() == [f.source for f in drawn]
         assert functions.tokens.tolist() == tokens[functions.number].tolist()
-        is_c = table1.is_target(whole.study, functions)
-        assert is_c.dtype == bool and is_c.tolist() == [f.language == "c" for f in drawn]
+        is_c = functions.is_target
+        assert is_c.dtype == bool and set(functions.split) == {split}
+        assert is_c.tolist() == [f.language == "c" for f in drawn]
         for part, wanted in ((functions[is_c], share * total), (functions[~is_c], (1 - share) * total)):
             assert wanted <= part.tokens.sum() < wanted + tokens.max()
         assert list(table1.texts(whole.study, functions)) == [f.text for f in drawn]
@@ -416,7 +421,7 @@ def test_the_pool_is_drawn_and_scored_as_a_stream(made, tmp_path, whole, counted
     monkeypatch.setattr(pool, "read", lambda *arguments: counted(read(*arguments)))
     functions = table1.drawn(study, "train")
     assert 0 < Text.most <= 2
-    assert len(table1.scores(study, "train")) == len(functions) > 5 * 8
+    assert len(table1.scores(study, whole.neurons, functions).other) == len(functions) > 5 * 8
     assert 8 <= Text.most <= 2 * 8 + 2 and Text.alive == 0  # a batch of 8 is read, the one before not yet forgotten
 
 
@@ -425,8 +430,8 @@ def test_the_pool_is_drawn_and_scored_as_a_stream(made, tmp_path, whole, counted
 
 
 def test_a_score_is_the_mean_of_the_neurons_activations_on_the_text_of_its_row(whole):
-    found, functions = table1.scores(whole.study, "train"), table1.drawn(whole.study, "train")
-    ranked = whole.neurons
+    functions, ranked = whole.pool, whole.neurons
+    found = whole.scores.rosetta.assign(**{whole.scores.other.name: whole.scores.other})
     expected = [*table1.candidates(ranked[ROSETTA])[["layer", "unit"]].itertuples(index=False)]
     expected.append(ranked[OTHER].loc[0, ["layer", "unit"]])
     assert list(found) == [f"L{layer}/U{unit}" for layer, unit in expected]
@@ -446,26 +451,28 @@ def test_a_score_is_the_mean_of_the_neurons_activations_on_the_text_of_its_row(w
     assert checked >= 10
 
 
-def test_scores_are_kept_until_what_they_depend_on_changes(study, monkeypatch):
-    before, compute = table1.scores(study, "train"), filters.mean_activations
-    monkeypatch.setattr(filters, "mean_activations", forbidden)
-    pd.testing.assert_frame_equal(table1.scores(study, "train"), before)
-    monkeypatch.setattr(filters, "mean_activations", compute)
+def test_scores_are_kept_until_what_they_depend_on_changes(study, whole, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(filters, "mean_activations", forbidden)
+        kept = table1.scores(study, whole.neurons, whole.pool)
+    pd.testing.assert_frame_equal(kept.rosetta, whole.scores.rosetta)
+    pd.testing.assert_series_equal(kept.other, whole.scores.other)
     set_filtering(study, tokens=2_000)
-    assert len(table1.scores(study, "train")) == len(table1.drawn(study, "train")) < len(before)
+    functions = table1.drawn(study, "train")
+    assert len(table1.scores(study, whole.neurons, functions).other) == len(functions) < len(whole.pool)
 
 
 def test_selections_go_by_their_scores_and_spend_no_more_than_the_targets_tokens(whole):
-    functions, found = table1.drawn(whole.study, "train"), table1.scores(whole.study, "train")
+    functions, scored = whole.pool, whole.scores
     assert list(whole.selected) == FILTERS
     is_c = (functions.language == "c").to_numpy()
     budget = functions.tokens[is_c].sum()
-    for name, scores in ((ROSETTA, found.iloc[:, 0]), (OTHER, found.iloc[:, -1]), (ORACLE, is_c.astype(int))):
+    for name, scores in ((ROSETTA, scored.best), (OTHER, scored.other), (ORACLE, is_c.astype(int))):
         assert whole.selected[name].tolist() == selected_by_hand(scores, functions.tokens, budget)
     for chosen in whole.selected.values():
         spent = functions.tokens.iloc[chosen].sum()
         assert budget - functions.tokens.max() < spent <= budget and len(set(chosen)) == len(chosen)
-    table = table1.recoveries(whole.study, whole.selected).set_index("filter")
+    table = table1.recoveries(functions, whole.selected).set_index("filter")
     assert list(table.index) == FILTERS
     for name, chosen in whole.selected.items():
         is_chosen = np.isin(np.arange(len(is_c)), chosen)
@@ -474,18 +481,17 @@ def test_selections_go_by_their_scores_and_spend_no_more_than_the_targets_tokens
     assert table.loc[ORACLE].to_numpy().tolist() == [1.0] * 6
 
 
-def test_of_a_large_pool_chance_recovers_the_share_and_the_oracle_everything(whole, monkeypatch):
+def test_of_a_large_pool_chance_recovers_the_share_and_the_oracle_everything():
     rng, n = np.random.default_rng(99), 20_000  # none of the seeds below
     functions = pd.DataFrame(
         {"language": np.where(rng.random(n) < 0.06, "c", "java"), "tokens": rng.integers(5, 500, n)}
     )
-    monkeypatch.setattr(table1, "drawn", lambda *_: functions)
-    monkeypatch.setattr(table1, "scores", lambda *_: pd.DataFrame(rng.random((n, 2))))
+    functions["is_target"] = functions.language == "c"
     found, chosen = [], set()
     for seed in range(20):
-        study = Study(whole.study.profile.model_copy(update={"seed": seed}), whole.study.results)
-        selected = table1.selections(study)
-        table = table1.recoveries(study, selected).set_index("filter")
+        scores = table1.Scores(pd.DataFrame(rng.random((n, 1))), pd.Series(rng.random(n)))
+        selected = table1.selections(functions, scores, seed)
+        table = table1.recoveries(functions, selected).set_index("filter")
         assert table.f1[ORACLE] == table.token_f1[ORACLE] == 1
         found.append(table.loc[RANDOM])
         chosen.add(tuple(selected[RANDOM]))
@@ -498,8 +504,8 @@ def test_of_a_large_pool_chance_recovers_the_share_and_the_oracle_everything(who
 
 
 def test_the_mix_of_languages_is_in_shares_of_the_tokens(whole, tokens):
-    functions = table1.drawn(whole.study, "train")
-    table = table1.languages(whole.study, whole.selected | {"java only": np.flatnonzero(functions.language == "java")})
+    functions = whole.pool
+    table = table1.languages(functions, whole.selected | {"java only": np.flatnonzero(functions.language == "java")})
     assert list(table.index) == [*FILTERS, "java only"] and sorted(table) == sorted(STYLES)
     assert table.sum(axis=1).to_numpy() == pytest.approx(1)
     assert table.loc[ORACLE, "c"] == table.loc["java only", "java"] == 1
@@ -512,7 +518,7 @@ def test_the_mix_of_languages_is_in_shares_of_the_tokens(whole, tokens):
 
 
 def test_the_references_are_every_neuron_averages_that_exist_and_classifiers_fitted_outside_the_pool(
-    study, monkeypatch
+    study, whole, monkeypatch
 ):
     fitted, scores = {}, {}
 
@@ -531,7 +537,7 @@ def test_the_references_are_every_neuron_averages_that_exist_and_classifiers_fit
     noted("bag_of_tokens")
     table = table1.references(study)
     pool, test = table1.drawn(study, "train"), table1.drawn(study, "test")
-    found = table1.scores(study, "train").iloc[:, :-1]
+    found = whole.scores.rosetta
     assert list(table) == ["kind", "filter", "precision", "recall", "f1", "token_precision", "token_recall", "token_f1"]
     kinds = ["neuron"] * found.shape[1] + ["average", "probe", "tokens"]
     assert table.kind.tolist() == kinds  # of 1, 2 and 500 only 2 makes an average
@@ -545,9 +551,21 @@ def test_the_references_are_every_neuron_averages_that_exist_and_classifiers_fit
     assert of_filter["bag of tokens"] == pytest.approx(f1_by_hand(scores["bag_of_tokens"], pool))
     for _, labels in fitted.values():
         assert list(labels) == [POOL[number].language == "c" for number in test.number]
-    pd.testing.assert_frame_equal(fitted["linear_probe"][0], table1.scores(study, "test").iloc[:, :-1])
+    pd.testing.assert_frame_equal(fitted["linear_probe"][0], table1.scores(study, whole.neurons, test).rosetta)
     assert fitted["bag_of_tokens"][0] == [POOL[number].text for number in test.number]
     assert not set(fitted["bag_of_tokens"][0]) & {POOL[number].text for number in pool.number}
+
+
+def test_the_references_read_each_kept_file_once_however_many_neurons_there_are(study, monkeypatch):
+    read, hashed, hash_of = Counter(), Counter(), results._sha256
+    before = table1.references(study)  # all that it needs is kept now
+    monkeypatch.setattr(results, "_sha256", lambda path: hashed.update([path.name]) or hash_of(path))
+    monkeypatch.setattr(results, "_read", lambda path: read.update([path.name]) or pd.read_parquet(path))
+    pd.testing.assert_frame_equal(table1.references(study), before)
+    assert sum(before.kind == "neuron") > 2
+    for name in ("train.parquet", "test.parquet", "scores-train.parquet", "scores-test.parquet"):
+        assert read[name] == hashed[name] == 1
+    assert hashed["functions-codesearchnet.parquet"] == 2  # the texts of the pool, and the test functions'
 
 
 # ---------------------------------------------------------------------------------------------------------------------

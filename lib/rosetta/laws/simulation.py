@@ -31,6 +31,17 @@ class SimulationResult(NamedTuple):
     non_rosetta_isolation: float
 
 
+class Loadings(NamedTuple):
+    """W of one simulated model.
+
+    ``weights`` [n, A], sparse: of each neuron on its target and on its background. ``targets``, int64 [assigned]: the
+    features that are a target. Neuron j's is feature j, if j is among them; without isolation it has none.
+    """
+
+    weights: sparse.csr_array
+    targets: np.ndarray
+
+
 class Recovered(NamedTuple):
     """What one simulated pair of models gives: `isolation` [n] as assigned, `pairs` [p, 2] and their `correlation` [p]."""
 
@@ -116,42 +127,48 @@ def recover(
     )
 
 
-def _loadings(isolation, features, first, size, norm, noise_floor, rng) -> sparse.csr_array:
-    """W [n, A] of one model: neuron j holds feature j so that its ratio is isolation[j] (eq. 65), and its background."""
+def _loadings(isolation, features, first, size, norm, noise_floor, rng) -> Loadings:
+    """Neuron j holds feature j so that its ratio is isolation[j] (eq. 65), and `size` features of background.
+
+    These are drawn from the features `first` and up; if that is 0, from all but the neuron's target.
+    """
     n = len(isolation)
-    others = features - max(first, 1)
-    size = min(size, others)
     target = np.arange(n)[:, None]
-    columns = np.reshape([rng.choice(others, size, replace=False, shuffle=False) for _ in range(n)], (n, size))
-    columns = columns + first if first else columns + (columns >= target)  # every feature but the target
-    values = rng.standard_normal((n, size))
-    values *= norm / np.linalg.norm(values, axis=1, keepdims=True) if size else 1
-    signal = np.sqrt(isolation[:, None] * ((values**2).sum(1, keepdims=True) + noise_floor))
-    values, columns = np.hstack([signal, values]).ravel(), np.hstack([target, columns]).ravel().astype(np.int32)
-    return sparse.csr_array((values, columns, np.arange(n + 1) * (size + 1)), shape=(n, features))
+    eligible = features - first if first else features - 1
+    size = min(size, eligible)
+    drawn = np.reshape([rng.choice(eligible, size, replace=False, shuffle=False) for _ in range(n)], (n, size))
+    background = first + drawn if first else np.where(drawn < target, drawn, drawn + 1)
+    strength = rng.standard_normal((n, size))
+    strength *= norm / np.linalg.norm(strength, axis=1, keepdims=True) if size else 1
+    signal = np.sqrt(isolation[:, None] * ((strength**2).sum(1, keepdims=True) + noise_floor))
+    values, columns = np.hstack([signal, strength]).ravel(), np.hstack([target, background]).ravel().astype(np.int32)
+    weights = sparse.csr_array((values, columns, np.arange(n + 1) * (size + 1)), shape=(n, features))
+    return Loadings(weights, np.flatnonzero(isolation > 0))
 
 
-def literal_correlation(loadings_a, loadings_b, n_inputs: int, noise_floor: float, rng, cells: int = 2**25):
+def literal_correlation(
+    loadings_a: Loadings, loadings_b: Loadings, n_inputs: int, noise_floor: float, rng, cells: int = 2**25
+):
     """Correlations [n_a, n_b] of activations made as the paper says: draw Z, standardize each feature, mix (eq. 64).
 
     Z [M, A] is drawn some features at a time (at most `cells` numbers), all M inputs of each, so that standardizing is
     exact and memory bounded. Features that no neuron holds change nothing and are not drawn.
     """
-    mix = sparse.vstack([loadings_a, loadings_b]).tocsc().astype(np.float32)
+    mix = sparse.vstack([loadings_a.weights, loadings_b.weights]).tocsc().astype(np.float32)
     h = rng.standard_normal((mix.shape[0], n_inputs), dtype=np.float32) * np.float32(np.sqrt(noise_floor))
     held = np.flatnonzero(np.diff(mix.indptr))
-    for some in np.array_split(held, -(-len(held) * n_inputs // cells)):
-        z = rng.standard_normal((len(some), n_inputs), dtype=np.float32)
+    for features in np.array_split(held, -(-len(held) * n_inputs // cells)):
+        z = rng.standard_normal((len(features), n_inputs), dtype=np.float32)
         z -= z.mean(1, keepdims=True)
         z /= z.std(1, keepdims=True)
-        h += mix[:, some] @ z
-    n = loadings_a.shape[0]
+        h += mix[:, features] @ z
+    n = loadings_a.weights.shape[0]
     accumulator = PearsonAccumulator(n, len(h) - n)
     accumulator.update(torch.from_numpy(h[:n]).T, torch.from_numpy(h[n:]).T)
     return accumulator.correlation()
 
 
-def scatter_correlation(loadings_a, loadings_b, n_inputs: int, noise_floor: float, rng):
+def scatter_correlation(loadings_a: Loadings, loadings_b: Loadings, n_inputs: int, noise_floor: float, rng):
     """The same correlations [n_a, n_b] from the scatter matrix of the activations, with no latent responses.
 
     Over M inputs the centred targets Z and residuals E (background that is no neuron's target, and noise) are jointly
@@ -160,10 +177,8 @@ def scatter_correlation(loadings_a, loadings_b, n_inputs: int, noise_floor: floa
     standardized, exactly; of the other features, whose sample variances differ from 1 by about sqrt(2 / M) and
     average out over a background set, the scale is left as drawn.
     """
-    n = loadings_a.shape[0]
-    mix = sparse.vstack([loadings_a, loadings_b]).tocsc()
-    # A row's first entry is its target; a neuron without isolation holds a zero there and has no target.
-    targets = np.flatnonzero(loadings_a[np.arange(n), np.arange(n)] != 0)
+    n, targets = loadings_a.weights.shape[0], loadings_a.targets  # both models have the same targets
+    mix = sparse.vstack([loadings_a.weights, loadings_b.weights]).tocsc()
     rest = np.setdiff1d(np.flatnonzero(np.diff(mix.indptr)), targets)
     t, width = len(targets), mix.shape[0]
     covariance = (mix[:, rest] @ mix[:, rest].T).toarray().astype(np.float32)

@@ -5,6 +5,7 @@ say how many positions and neurons it was made from and how many neurons of each
 """
 
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,16 @@ from rosetta.matching.correlation import PearsonAccumulator, tiles
 
 COLUMNS = ["model_a", "layer_a", "unit_a", "model_b", "layer_b", "unit_b", "correlation", "rank_a", "rank_b"]
 MEMORY_BYTES = 4 * 2**30
+
+
+class Neighbours(NamedTuple):
+    """The k nearest neighbours of n neurons, each [n, k]: nearest first, of equals the one with the lower index.
+
+    A place that no neighbour takes has value -inf and index -1.
+    """
+
+    values: np.ndarray
+    indices: np.ndarray
 
 
 def mutual_nearest(corr: torch.Tensor, k: int = 1) -> torch.Tensor:
@@ -84,20 +95,21 @@ def match_batches(
         from rosetta.matching.sketch import screen_and_verify
 
         rows, columns, facts = screen_and_verify(batches, k, device=device, **sketch_options)
+        rows, columns = Neighbours(*rows), Neighbours(*columns)
     elif method == "exact":
         rows, columns, facts = _exact(batches, k, layers, memory_bytes, device)
     else:
         raise ValueError(f"method is {method!r}; allowed are 'exact' and 'sketch'")
-    return match_table(rows, columns, names, layers or ([len(rows[0])], [len(columns[0])]), facts)
+    return match_table(rows, columns, names, layers or ([len(rows.values)], [len(columns.values)]), facts)
 
 
-def _exact(batches, k, layers, memory_bytes, device):
+def _exact(batches, k, layers, memory_bytes, device) -> tuple[Neighbours, Neighbours, dict]:
     """Nearest neighbours of every row and column, tile by tile."""
-    if layers is None:
-        if iter(batches) is batches:
-            batches = list(batches)  # a generator of loose batches; its shapes must be seen before it is read
-        layers = next(([a.shape[1]], [b.shape[1]]) for a, b in batches) if _any(batches) else ([], [])
-    n_a, n_b = sum(layers[0]), sum(layers[1])
+    if layers:
+        n_a, n_b = map(sum, layers)
+    else:  # the first batch tells; a generator would lose it
+        batches = list(batches) if iter(batches) is batches else batches
+        n_a, n_b = next(((a.shape[1], b.shape[1]) for a, b in batches), (0, 0))
     if not n_a or not n_b:
         raise ValueError("there is nothing to match: no batches, or a model without neurons")
     plan = list(tiles(n_a, n_b, memory_bytes))
@@ -105,7 +117,7 @@ def _exact(batches, k, layers, memory_bytes, device):
         raise ValueError(
             f"{len(plan)} tiles need as many passes, but these batches can be read only once; pass a list or AlignedBatches"
         )
-    rows, columns = _Best(n_a, k), _Best(n_b, k)
+    best_of_rows, best_of_columns = _nobody(n_a, k), _nobody(n_b, k)
     dead_a, dead_b = np.zeros(n_a, bool), np.zeros(n_b, bool)
     positions = 0
     for i, j in plan:
@@ -119,74 +131,67 @@ def _exact(batches, k, layers, memory_bytes, device):
             raise ValueError(f"a correlation needs at least 2 positions; these batches hold {positions}")
         dead_a[i], dead_b[j] = (~accumulator.a.changed).cpu().numpy(), (~accumulator.b.changed).cpu().numpy()
         of_rows, of_columns = _neighbours(accumulator.correlation(), k)
-        rows.merge(i.start, of_rows, j.start)
-        columns.merge(j.start, of_columns, i.start)
+        _merge(best_of_rows, i, of_rows, j)
+        _merge(best_of_columns, j, of_columns, i)
     facts = {"positions": positions, "dead_a": int(dead_a.sum()), "dead_b": int(dead_b.sum())}
-    return (rows.values, rows.indices), (columns.values, columns.indices), facts
+    return best_of_rows, best_of_columns, facts
 
 
-def _any(batches) -> bool:
-    return next(iter(batches), None) is not None
+def _nobody(n: int, k: int) -> Neighbours:
+    return Neighbours(np.full((n, k), -np.inf, dtype=np.float32), np.full((n, k), -1, dtype=np.int64))
 
 
-class _Best:
-    """The k nearest neighbours of n neurons, merged tile by tile."""
-
-    def __init__(self, n: int, k: int):
-        self.values = np.full((n, k), -np.inf, dtype=np.float32)
-        self.indices = np.full((n, k), -1, dtype=np.int64)
-
-    def merge(self, start: int, found: tuple[np.ndarray, np.ndarray], offset: int) -> None:
-        values, indices = found
-        span = slice(start, start + len(values))
-        values = np.concatenate([self.values[span], values], axis=1)
-        indices = np.concatenate([self.indices[span], np.where(indices < 0, -1, indices + offset)], axis=1)
-        order = np.lexsort((indices, -values), axis=1)[:, : self.values.shape[1]]
-        self.values[span] = np.take_along_axis(values, order, axis=1)
-        self.indices[span] = np.take_along_axis(indices, order, axis=1)
+def _merge(best: Neighbours, neurons: slice, of_tile: Neighbours, others: slice) -> None:
+    """Put the neighbours that some neurons have in a tile among the best so far; the tile holds these others only."""
+    indices = np.where(of_tile.indices < 0, -1, of_tile.indices + others.start)
+    values = np.concatenate([best.values[neurons], of_tile.values], axis=1)
+    indices = np.concatenate([best.indices[neurons], indices], axis=1)
+    order = np.lexsort((indices, -values), axis=1)[:, : best.values.shape[1]]
+    best.values[neurons] = np.take_along_axis(values, order, axis=1)
+    best.indices[neurons] = np.take_along_axis(indices, order, axis=1)
 
 
-def _neighbours(corr: torch.Tensor, k: int):
-    """For the rows and for the columns of `corr`: (values, indices), each [n, k], nearest first, ties by lower index.
-
-    A place that no neighbour takes has value -inf and index -1.
-    """
+def _neighbours(corr: torch.Tensor, k: int) -> tuple[Neighbours, Neighbours]:
+    """Of the rows of `corr`, and of its columns."""
     if k < 1:
         raise ValueError(f"k is {k}; it must be at least 1")
     if corr.ndim != 2:
         raise ValueError(f"corr has shape {tuple(corr.shape)}; expected [n_a, n_b]")
     corr = torch.nan_to_num(corr, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
-    result = []
-    for dim in (1, 0):
-        left = corr.clone() if k > 1 else corr
-        values = torch.full((k, corr.shape[1 - dim]), -torch.inf, dtype=corr.dtype, device=corr.device)
-        indices = torch.full(values.shape, -1, dtype=torch.int64, device=corr.device)
-        for rank in range(min(k, corr.shape[dim])):
-            best, at = left.max(dim)  # the first of equal maxima
-            values[rank], indices[rank] = best, torch.where(best == -torch.inf, -1, at)
-            if rank + 1 < k:
-                left.scatter_(dim, at.unsqueeze(dim), -torch.inf)
-        result.append((values.T.cpu().numpy(), indices.T.cpu().numpy()))
-    return result
+    return _nearest(corr, k, dim=1), _nearest(corr, k, dim=0)
 
 
-def _mutual(of_rows, of_columns) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """(pairs [p, 2], rank_a [p], rank_b [p]) of two lists of neighbours; sorted by row, then column."""
-    (_, of_rows), (_, of_columns) = of_rows, of_columns
-    n_columns = len(of_columns)
-    u, rank_a = np.nonzero(of_rows >= 0)
-    v, rank_b = np.nonzero(of_columns >= 0)
-    keys_a = u * n_columns + of_rows[u, rank_a]
-    keys_b = of_columns[v, rank_b] * n_columns + v
-    keys, at_a, at_b = np.intersect1d(keys_a, keys_b, assume_unique=True, return_indices=True)
-    pairs = np.stack(np.divmod(keys, n_columns), axis=1).astype(np.int64)
+def _nearest(corr: torch.Tensor, k: int, dim: int) -> Neighbours:
+    """The k largest entries along a dimension: the largest, then the largest of those that are left, and so on."""
+    left = corr.clone() if k > 1 else corr
+    values = torch.full((k, corr.shape[1 - dim]), -torch.inf, dtype=corr.dtype, device=corr.device)
+    indices = torch.full(values.shape, -1, dtype=torch.int64, device=corr.device)
+    for rank in range(min(k, corr.shape[dim])):
+        largest, index = left.max(dim)  # the first of equal ones
+        values[rank] = largest
+        indices[rank] = torch.where(largest == -torch.inf, -1, index)
+        if rank + 1 < k:
+            left.scatter_(dim, index.unsqueeze(dim), -torch.inf)
+    return Neighbours(values.T.cpu().numpy(), indices.T.cpu().numpy())
+
+
+def _mutual(of_rows: Neighbours, of_columns: Neighbours) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """(pairs [p, 2], rank_a [p], rank_b [p]) of neurons that are each other's neighbours; sorted by row, then column."""
+    n_columns = len(of_columns.indices)
+    u, rank_a = np.nonzero(of_rows.indices >= 0)
+    v, rank_b = np.nonzero(of_columns.indices >= 0)
+    # A pair's place in the table of correlations: those in both lists are mutual.
+    places_a = u * n_columns + of_rows.indices[u, rank_a]
+    places_b = of_columns.indices[v, rank_b] * n_columns + v
+    places, at_a, at_b = np.intersect1d(places_a, places_b, assume_unique=True, return_indices=True)
+    pairs = np.stack(np.divmod(places, n_columns), axis=1).astype(np.int64)
     return pairs, rank_a[at_a] + 1, rank_b[at_b] + 1
 
 
-def match_table(of_rows, of_columns, names, layers, facts: dict) -> pd.DataFrame:
-    """The MatchTable of two lists of neighbours ((values, indices), each [n, k])."""
+def match_table(of_rows: Neighbours, of_columns: Neighbours, names, layers, facts: dict) -> pd.DataFrame:
+    """The MatchTable of both models' neighbours."""
     pairs, rank_a, rank_b = _mutual(of_rows, of_columns)
-    values = of_rows[0][pairs[:, 0], rank_a - 1]
+    values = of_rows.values[pairs[:, 0], rank_a - 1]
     layer_a, unit_a = locate(pairs[:, 0], layers[0])
     layer_b, unit_b = locate(pairs[:, 1], layers[1])
     table = pd.DataFrame({

@@ -41,42 +41,48 @@ class Permuted:
                 setattr(self, name, getattr(batches, name))
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        pool, held = _Pool(self.pool_batches + 1, torch.Generator().manual_seed(self.seed)), []
+        pool = _Pool(self.pool_batches + 1, torch.Generator().manual_seed(self.seed))
+        late = []  # rows of A whose partners are drawn at the end, from what is left in the pool
         for index, (a, b) in enumerate(self.batches):
             if index < self.pool_batches:
-                held.append(a)  # its partners are drawn from the rows left over at the end
+                late.append(a)
             else:
-                # A short pool (the last batches are smaller) is topped up by the next rows.
-                rows = pool.draw(len(a))
-                held, a = ([*held, a[len(rows) :]], a[: len(rows)]) if len(rows) < len(a) else (held, a)
-                yield a, rows
+                partners = pool.draw(len(a))
+                n = len(partners)  # fewer than asked for where the pool is short: the batches before were smaller
+                yield a[:n], partners
+                if n < len(a):
+                    late.append(a[n:])
             pool.add(b)
-        for a in held:
+        for a in late:
             yield a, pool.draw(len(a))
 
 
 class _Pool:
-    """Rows that are drawn at random; each keeps its slot until then, so that only what comes and goes is copied."""
+    """Rows of B that wait to be drawn at random. Each keeps its slot until then, and leaves it free to a later row."""
 
     def __init__(self, batches: int, rng: torch.Generator):
-        self.batches, self.rng, self.rows = batches, rng, None
-        self.held = self.free = torch.empty(0, dtype=torch.int64)
+        self.batches, self.rng = batches, rng
+        self.slots = None
+        self.waiting = self.free = torch.empty(0, dtype=torch.int64)  # numbers of slots
 
     def add(self, b: torch.Tensor) -> None:
-        if self.rows is None:
-            self.rows, self.free = b.new_empty(self.batches * len(b), b.shape[1]), torch.arange(self.batches * len(b))
-        if (lacking := len(b) - len(self.free)) > 0:
-            self.free = torch.cat([self.free, len(self.rows) + torch.arange(lacking)])
-            self.rows = torch.cat([self.rows, b.new_empty(lacking, b.shape[1])])
-        slots, self.free = self.free[: len(b)], self.free[len(b) :]
-        self.rows[slots.to(b.device)] = b
-        self.held = torch.cat([self.held, slots])
+        if self.slots is None:  # enough of them if all batches are as large as the first
+            self.slots = b.new_empty(self.batches * len(b), b.shape[1])
+            self.free = torch.arange(len(self.slots))
+        missing = len(b) - len(self.free)
+        if missing > 0:
+            self.free = torch.cat([self.free, len(self.slots) + torch.arange(missing)])
+            self.slots = torch.cat([self.slots, b.new_empty(missing, b.shape[1])])
+        taken, self.free = self.free[: len(b)], self.free[len(b) :]
+        self.slots[taken.to(b.device)] = b
+        self.waiting = torch.cat([self.waiting, taken])
 
     def draw(self, n: int) -> torch.Tensor:
-        order = torch.randperm(len(self.held), generator=self.rng)
-        drawn, self.held = self.held[order[:n]], self.held[order[n:]]
+        """n rows, or all there are, in random order."""
+        shuffled = self.waiting[torch.randperm(len(self.waiting), generator=self.rng)]
+        drawn, self.waiting = shuffled[:n], shuffled[n:]
         self.free = torch.cat([self.free, drawn])
-        return self.rows[drawn.to(self.rows.device)]
+        return self.slots[drawn.to(self.slots.device)]
 
 
 def threshold(null_tables: Sequence[pd.DataFrame], quantile: float = QUANTILE) -> float:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,7 +22,7 @@ from rosetta.models.load import fingerprint, load_tokenizer
 from rosetta.models.load import load as load_model
 from rosetta.results import keep, keep_file
 from rosetta.sources import environment
-from rosetta.sources import functions as pool
+from rosetta.sources import functions as code
 from rosetta.studies import properties
 from rosetta.studies.matches import Study
 
@@ -41,20 +42,20 @@ def neurons(study: Study) -> dict[str, pd.DataFrame]:
     First the Rosetta Neurons of the scoring model, then its other neurons in the layer of the best of them. Only the
     matching corpus is read: its contexts, and the labels made from them.
     """
-    setting = study.profile.filtering
-    contexts = properties.contexts(study, setting.scorer)
+    filtering = study.profile.filtering
+    contexts = properties.contexts(study, filtering.scorer)
 
-    def ranked(some: pd.MultiIndex) -> pd.DataFrame:
-        labels = properties.labelled(study, setting.scorer, some)
+    def ranked(population: pd.MultiIndex) -> pd.DataFrame:
+        labels = properties.labelled(study, filtering.scorer, population)
         return filters.rank_neurons(
-            labels, contexts, setting.labelled, setting.least_share, setting.normalize, study.profile.contexts.n
+            labels, contexts, filtering.labelled, filtering.least_share, filtering.normalize, study.profile.contexts.n
         )
 
-    rosetta = properties.rosetta_neurons(study, setting.scorer, setting.pair)
-    found = ranked(rosetta)
-    everyone = properties.all_neurons(study, setting.scorer)
-    layer = found["layer"].iloc[0]
-    return {ROSETTA: found, OTHER: ranked(everyone[everyone.get_level_values("layer") == layer].difference(rosetta))}
+    rosetta = properties.rosetta_neurons(study, filtering.scorer, filtering.pair)
+    ranked_rosetta = ranked(rosetta)
+    everyone = properties.all_neurons(study, filtering.scorer)
+    same_layer = everyone[everyone.get_level_values("layer") == ranked_rosetta["layer"].iloc[0]]
+    return {ROSETTA: ranked_rosetta, OTHER: ranked(same_layer.difference(rosetta))}
 
 
 def candidates(ranked: pd.DataFrame) -> pd.DataFrame:
@@ -68,33 +69,33 @@ def candidates(ranked: pd.DataFrame) -> pd.DataFrame:
 
 def _source(study: Study) -> dict:
     """What the functions depend on."""
-    setting = study.profile.filtering.pool
-    if setting["kind"] == "environment":
+    source = study.profile.filtering.pool
+    if source["kind"] == "environment":
         versions = {"distributions": environment.distributions()}
     else:  # of the hub's data set the revision tells
-        files = [(path, path.stat()) for path in sorted(Path(setting["source"]).glob("*/final/jsonl/*/*.jsonl.gz"))]
+        files = [(path, path.stat()) for path in sorted(Path(source["source"]).glob("*/final/jsonl/*/*.jsonl.gz"))]
         versions = {"files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in files]}
-    return {"pool": setting, **versions}
+    return {"pool": source, **versions}
 
 
 def functions_file(study: Study) -> Path:
-    """All functions of the pool's source without repeats, in a file that is read as a stream (`pool.read`)."""
-    setting = study.profile.filtering.pool
+    """All functions of the pool's source without repeats, in a file that is read as a stream (`functions.read`)."""
+    source = study.profile.filtering.pool
 
     def write(path: Path) -> None:
         dropped = Counter()
-        if setting["kind"] == "environment":
-            found = pool.environment_functions()
+        if source["kind"] == "environment":
+            everything = code.environment_functions()
         else:
-            options = {key: setting.get(key) for key in ("source", "languages", "revision")}
-            found = pool.codesearchnet(**options, dropped=dropped)
-        pool.write(tqdm(pool.deduplicate(found, dropped), desc="functions", unit="", leave=False), path)
+            options = {key: source.get(key) for key in ("source", "languages", "revision")}
+            everything = code.codesearchnet(**options, dropped=dropped)
+        code.write(tqdm(code.deduplicate(everything, dropped), desc="functions", unit="", leave=False), path)
 
-    return keep_file(study.results / "corpus" / f"functions-{setting['kind']}.parquet", _source(study), write)
+    return keep_file(study.results / "corpus" / f"functions-{source['kind']}.parquet", _source(study), write)
 
 
 def drawn(study: Study, split: str) -> pd.DataFrame:
-    """The functions that take part: ``number`` (in the file), ``language, source, tokens`` (as the learner counts them).
+    """The functions of one split that take part, in the order of the file.
 
     Parameters
     ----------
@@ -103,16 +104,22 @@ def drawn(study: Study, split: str) -> pd.DataFrame:
         "train" is the pool that is filtered. "test" comes from other files, half of its tokens the target's: those
         measure perplexity, and all of them together fit the classifiers that the neurons are compared with.
 
+    Returns
+    -------
+    DataFrame
+        ``number`` (in the file), ``language, source, tokens`` (as the learner counts them), ``split``, and whether a
+        function ``is_target``: in the target language.
+
     Raises
     ------
     ValueError
         If there is no function of the target language.
     """
-    p, setting = study.profile, study.profile.filtering
-    tokenizer = load_tokenizer(p.models[setting.learner])
-    share, total = setting.share, setting.tokens
+    profile, filtering = study.profile, study.profile.filtering
+    tokenizer = load_tokenizer(profile.models[filtering.learner])
+    share, total = filtering.share, filtering.tokens
     if split == "test":
-        share, total = 0.5, setting.test_tokens and 2 * setting.test_tokens
+        share, total = 0.5, filtering.test_tokens and 2 * filtering.test_tokens
 
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
@@ -120,89 +127,98 @@ def drawn(study: Study, split: str) -> pd.DataFrame:
     def draw() -> pd.DataFrame:
         file = functions_file(study)
         if total is not None:
-            found = pool.mix(pool.read(file), setting.target, share, total, count, p.seed, split)
-            return found.sort_values("number", ignore_index=True)
+            mixed = code.mix(code.read(file), filtering.target, share, total, count, profile.seed, split)
+            return mixed.sort_values("number", ignore_index=True)
         rows = [
             (number, function.language, function.source, count(function.text))
-            for number, function in enumerate(pool.read(file))
+            for number, function in enumerate(code.read(file))
             if function.split == split
         ]
         return pd.DataFrame(rows, columns=["number", "language", "source", "tokens"])
 
-    parameters = _source(study) | {"target": setting.target, "share": share, "tokens": total, "seed": p.seed}
-    parameters["learner"] = fingerprint(p.models[setting.learner])
-    found = keep(study.folder / "filtering" / f"{split}.parquet", parameters, draw)
-    if not (found["language"] == setting.target).any():
-        there = ", ".join(sorted(found["language"].unique())) or "no language"
-        raise ValueError(f"filtering.target is {setting.target!r}; the {split} functions are in {there}")
-    return found
+    parameters = _source(study) | {
+        "target": filtering.target, "share": share, "tokens": total, "seed": profile.seed,
+        "learner": fingerprint(profile.models[filtering.learner]),
+    }  # fmt: skip
+    functions = keep(study.folder / "filtering" / f"{split}.parquet", parameters, draw)
+    functions = functions.assign(split=split, is_target=functions["language"] == filtering.target)
+    if not functions["is_target"].any():
+        there = ", ".join(sorted(functions["language"].unique())) or "no language"
+        raise ValueError(f"filtering.target is {filtering.target!r}; the {split} functions are in {there}")
+    return functions
 
 
 def texts(study: Study, functions: pd.DataFrame) -> Iterator[str]:
     """The texts of some functions, streamed, in the order of their numbers."""
-    return (function.text for function in pool.read(functions_file(study), functions["number"]))
+    return (function.text for function in code.read(functions_file(study), functions["number"]))
 
 
-def is_target(study: Study, functions: pd.DataFrame) -> np.ndarray:
-    """Which functions are in the target language: bool [functions]."""
-    return (functions["language"] == study.profile.filtering.target).to_numpy()
+def _digest(functions: pd.DataFrame) -> str:
+    """Tells which functions these are."""
+    return hashlib.sha256(functions["number"].to_numpy(np.int64).tobytes()).hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Scores and selections
 
 
-def scores(study: Study, split: str) -> pd.DataFrame:
-    """Mean activation of the candidates on each function: a row a function, a column a neuron, ``L5/U12``.
+class Scores(NamedTuple):
+    """Mean activation of the neurons on each function, a row a function.
 
-    The Rosetta Neurons that qualify come first, the best first; the last column is the non-Rosetta neuron.
+    ``rosetta`` has a column for each candidate, named ``L5/U12``, the best first; ``other`` is the non-Rosetta neuron.
     """
-    setting, functions = study.profile.filtering, drawn(study, split)
-    ranked = neurons(study)
-    some = pd.concat([candidates(ranked[ROSETTA]), ranked[OTHER].head(1)])
-    some = list(zip(some["layer"].tolist(), some["unit"].tolist(), strict=True))
-    names = [f"L{layer}/U{unit}" for layer, unit in some]
+
+    rosetta: pd.DataFrame
+    other: pd.Series
+
+    @property
+    def best(self) -> pd.Series:
+        """Of the Rosetta Neuron that filters."""
+        return self.rosetta.iloc[:, 0]
+
+
+def scores(study: Study, ranked: dict[str, pd.DataFrame], functions: pd.DataFrame) -> Scores:
+    """Read the functions of a split (`drawn`) with the scoring model; `ranked` as `neurons` gives it."""
+    profile, scorer = study.profile, study.profile.filtering.scorer
+    chosen = pd.concat([candidates(ranked[ROSETTA]), ranked[OTHER].head(1)])
+    chosen = list(zip(chosen["layer"].tolist(), chosen["unit"].tolist(), strict=True))
+    names = [f"L{layer}/U{unit}" for layer, unit in chosen]
 
     def compute() -> pd.DataFrame:
-        reader, p = study.reader(setting.scorer), study.profile
-        found = filters.mean_activations(reader, texts(study, functions), some, p.sequences_per_batch, p.context)
-        return pd.DataFrame(found, columns=names)
+        streamed, batch = texts(study, functions), profile.sequences_per_batch
+        means = filters.mean_activations(study.reader(scorer), streamed, chosen, batch, profile.context)
+        return pd.DataFrame(means, columns=names)
 
     parameters = _source(study) | {
-        "scorer": fingerprint(study.profile.models[setting.scorer]), "neurons": names,
-        "numbers": hashlib.sha256(functions["number"].to_numpy(np.int64).tobytes()).hexdigest(),
-        "context": study.profile.context, "dtype": study.profile.dtype,
-        "sequences_per_batch": study.profile.sequences_per_batch,
+        "scorer": fingerprint(profile.models[scorer]), "neurons": names, "numbers": _digest(functions),
+        "context": profile.context, "dtype": profile.dtype, "sequences_per_batch": profile.sequences_per_batch,
     }  # fmt: skip
-    return keep(study.folder / "filtering" / f"scores-{split}.parquet", parameters, compute)
+    kept = keep(study.folder / "filtering" / f"scores-{functions['split'].iloc[0]}.parquet", parameters, compute)
+    *rosetta, other = names
+    return Scores(kept[rosetta], kept[other])
 
 
-def selections(study: Study) -> dict[str, np.ndarray]:
-    """What each filter of Table 1 selects from the pool: int64 indices, under a budget of the target's tokens."""
-    functions, found = drawn(study, "train"), scores(study, "train")
-    of_filter = {
-        RANDOM: filters.random_scores(len(functions), study.profile.seed),
-        OTHER: found.iloc[:, -1],
-        ROSETTA: found.iloc[:, 0],
-        ORACLE: filters.oracle_scores(is_target(study, functions)),
+def selections(pool: pd.DataFrame, scored: Scores, seed: int) -> dict[str, np.ndarray]:
+    """What each filter of Table 1 selects from the pool (`select`); the seed is the random one's."""
+    by_filter = {
+        RANDOM: filters.random_scores(len(pool), seed),
+        OTHER: scored.other,
+        ROSETTA: scored.best,
+        ORACLE: filters.oracle_scores(pool["is_target"]),
     }
-    return {name: select(study, score) for name, score in of_filter.items()}
+    return {name: select(pool, score) for name, score in by_filter.items()}
 
 
-def select(study: Study, score) -> np.ndarray:
-    """`filters.select_under_budget` over the pool, the budget being the tokens that the target has in it."""
-    functions = drawn(study, "train")
-    budget = int(functions["tokens"][is_target(study, functions)].sum())
-    return filters.select_under_budget(score, functions["tokens"], budget)
+def select(pool: pd.DataFrame, score) -> np.ndarray:
+    """int64 indices into the pool, under a budget of the tokens that the target has in it (`select_under_budget`)."""
+    budget = int(pool["tokens"][pool["is_target"]].sum())
+    return filters.select_under_budget(score, pool["tokens"], budget)
 
 
-def recoveries(study: Study, selected: dict[str, np.ndarray]) -> pd.DataFrame:
+def recoveries(pool: pd.DataFrame, selected: dict[str, np.ndarray]) -> pd.DataFrame:
     """How much of the target each selection recovers, over functions and over tokens: a row a filter."""
-    functions = drawn(study, "train")
-    rows = {
-        name: filters.recovery(chosen, is_target(study, functions), functions["tokens"])._asdict()
-        for name, chosen in selected.items()
-    }
+    of_pool = pool["is_target"], pool["tokens"]
+    rows = {name: filters.recovery(indices, *of_pool)._asdict() for name, indices in selected.items()}
     return pd.DataFrame(rows).T.rename_axis("filter").reset_index()
 
 
@@ -214,32 +230,28 @@ def references(study: Study) -> pd.DataFrame:
     DataFrame
         As `recoveries`, with a column ``kind``: "neuron", "average", "probe" or "tokens".
     """
-    pool, test = drawn(study, "train"), drawn(study, "test")
-    found, fitted_on = (scores(study, split).iloc[:, :-1] for split in ("train", "test"))
-    labels = is_target(study, test)
-    tokenizer = load_tokenizer(study.profile.models[study.profile.filtering.scorer])
-    of_kind = {("neuron", name): found[name] for name in found}
-    of_kind |= {
-        ("average", f"mean of {k}"): filters.average_scores(found.iloc[:, :k])
-        for k in study.profile.filtering.average
-        if 1 < k <= found.shape[1]
-    }
-    of_kind["probe", "linear probe"] = filters.linear_probe(fitted_on, labels, found)
-    of_kind["tokens", "bag of tokens"] = filters.bag_of_tokens(
-        tokenizer, list(texts(study, test)), labels, texts(study, pool)
+    ranked, pool, test = neurons(study), drawn(study, "train"), drawn(study, "test")
+    on_pool, on_test = (scores(study, ranked, functions).rosetta for functions in (pool, test))
+    filtering, labels = study.profile.filtering, test["is_target"]
+    by_filter = {("neuron", name): score for name, score in on_pool.items()}
+    for k in filtering.average:
+        if 1 < k <= on_pool.shape[1]:
+            by_filter["average", f"mean of {k}"] = filters.average_scores(on_pool.iloc[:, :k])
+    by_filter["probe", "linear probe"] = filters.linear_probe(on_test, labels, on_pool)
+    by_filter["tokens", "bag of tokens"] = filters.bag_of_tokens(
+        load_tokenizer(study.profile.models[filtering.scorer]), list(texts(study, test)), labels, texts(study, pool)
     )
-    table = recoveries(study, {name: select(study, score) for (_, name), score in of_kind.items()})
-    table.insert(0, "kind", [kind for kind, _ in of_kind])
+    table = recoveries(pool, {name: select(pool, score) for (_, name), score in by_filter.items()})
+    table.insert(0, "kind", [kind for kind, _ in by_filter])
     return table
 
 
-def languages(study: Study, selected: dict[str, np.ndarray]) -> pd.DataFrame:
+def languages(pool: pd.DataFrame, selected: dict[str, np.ndarray]) -> pd.DataFrame:
     """The mix of languages of each selection, as shares of its tokens: a row a filter, a column a language."""
-    functions = drawn(study, "train")
     shares = {}
-    for name, chosen in selected.items():
-        of_language = functions.iloc[chosen].groupby("language")["tokens"].sum()
-        shares[name] = of_language / of_language.sum()
+    for name, indices in selected.items():
+        tokens = pool.iloc[indices].groupby("language")["tokens"].sum()
+        shares[name] = tokens / tokens.sum()
     return pd.DataFrame(shares).T.fillna(0.0)
 
 
@@ -262,44 +274,51 @@ def perplexities(study: Study, selected: dict[str, np.ndarray]) -> pd.DataFrame:
     ValueError
         If a selection does not fill one sequence.
     """
-    setting, functions, test = study.profile.filtering, drawn(study, "train"), drawn(study, "test")
-    spec = study.profile.models[setting.learner]
-    test = test[is_target(study, test)]
-    length = setting.training.sequence_length
-    # Each function is followed by an end-of-text token.
-    filled = {name: int((functions["tokens"].iloc[c] + 1).sum()) // length for name, c in selected.items()}
-    sequences = min(filled.values())
-    if not sequences:
-        raise ValueError(
-            f"the selection of {min(filled, key=filled.get)!r} fills no sequence of {length} tokens; "
-            "raise filtering.tokens or lower filtering.training.sequence_length"
-        )
+    filtering, pool, test = study.profile.filtering, drawn(study, "train"), drawn(study, "test")
+    spec, training = study.profile.models[filtering.learner], filtering.training
+    test = test[test["is_target"]]
     test_texts = cache(lambda: list(texts(study, test)))
-    runs = [("base", None)] + [(name, seed) for name in selected for seed in setting.seeds]
-    rows = []
-    for name, seed in tqdm(runs, desc="continued pretraining", leave=False):
-        folder = study.folder / "filtering" / (name if seed is None else f"{name}-{seed}")
-        numbers = np.empty(0, np.int64) if seed is None else np.sort(functions["number"].iloc[selected[name]])
+    # In the order of the file, so that the order of a selection makes no difference.
+    trained_on = {name: pool.iloc[np.sort(indices)] for name, indices in selected.items()}
+    sequences = _sequences(trained_on, training.sequence_length)
 
-        def measure(seed=seed, numbers=numbers, folder=folder) -> dict:
+    def measured(name: str, seed: int | None) -> dict:
+        folder = study.folder / "filtering" / (name if seed is None else f"{name}-{seed}")
+        functions = pool.head(0) if seed is None else trained_on[name]
+
+        def measure() -> dict:
             if seed is None:
                 model = load_model(spec, study.device)
             else:
                 model = pretraining.continue_pretraining(
-                    spec, list(texts(study, pd.DataFrame({"number": numbers}))), setting.training, seed, folder,
-                    study.device, getattr(torch, study.profile.dtype), sequences,
+                    spec, list(texts(study, functions)), training, seed, folder, study.device,
+                    getattr(torch, study.profile.dtype), sequences,
                 )  # fmt: skip
-            tokenizer = load_tokenizer(spec)
-            found = pretraining.perplexity(model, tokenizer, test_texts(), length, study.profile.sequences_per_batch)
-            return {"perplexity": found}
+            tokenizer, batch = load_tokenizer(spec), study.profile.sequences_per_batch
+            value = pretraining.perplexity(model, tokenizer, test_texts(), training.sequence_length, batch)
+            return {"perplexity": value}
 
         parameters = _source(study) | {
-            "learner": fingerprint(spec), "training": setting.training.model_dump(), "seed": seed,
-            "numbers": hashlib.sha256(numbers.tobytes()).hexdigest(), "sequences": sequences,
-            "test": hashlib.sha256(test["number"].to_numpy(np.int64).tobytes()).hexdigest(),
+            "learner": fingerprint(spec), "training": training.model_dump(), "seed": seed,
+            "numbers": _digest(functions), "sequences": sequences, "test": _digest(test),
         }  # fmt: skip
-        rows.append({"filter": name, "seed": seed, **keep(folder / "perplexity.json", parameters, measure)})
+        return {"filter": name, "seed": seed, **keep(folder / "perplexity.json", parameters, measure)}
+
+    runs = [("base", None)] + [(name, seed) for name in selected for seed in filtering.seeds]
+    rows = [measured(*run) for run in tqdm(runs, desc="continued pretraining", leave=False)]
     return pd.DataFrame(rows).assign(sequences=sequences)
+
+
+def _sequences(trained_on: dict[str, pd.DataFrame], length: int) -> int:
+    """How many sequences every selection fills, an end-of-text token after each function."""
+    filled = {name: int((functions["tokens"] + 1).sum()) // length for name, functions in trained_on.items()}
+    shortest = min(filled, key=filled.get)
+    if not filled[shortest]:
+        raise ValueError(
+            f"the selection of {shortest!r} fills no sequence of {length} tokens; "
+            "raise filtering.tokens or lower filtering.training.sequence_length"
+        )
+    return filled[shortest]
 
 
 def table1(recovered: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
