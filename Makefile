@@ -3,6 +3,8 @@ PROFILE ?= micro
 CORES   ?= $(shell nproc 2>/dev/null || sysctl -n hw.ncpu)
 PYTHON  ?= python3
 BIN     := .venv/bin
+# How the batch is run, here and in the tests; the Snakefile says a line for each notebook.
+BATCH   := --scheduler greedy --nolock --rerun-incomplete
 
 export TOKENIZERS_PARALLELISM = true
 export HF_HUB_DISABLE_TELEMETRY = 1
@@ -25,14 +27,14 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 env: .venv/.complete  ## build .venv from uv.lock
 
 reproduce: env  ## all notebooks on one profile (PROFILE=micro), then the fitted exponents
-	$(BIN)/snakemake --cores $(CORES) --config profile=$(PROFILE) --scheduler greedy --nolock --rerun-incomplete --show-failed-logs --quiet rules
-	@$(BIN)/python -m rosetta.report $(PROFILE)
+	@$(BIN)/snakemake --cores $(CORES) --config profile="$(PROFILE)" $(BATCH)
+	@$(BIN)/python -m rosetta.report "$(PROFILE)"
 
 figures: reproduce  ## copy the profile's figures and tables to figures/, which the README shows
-	@$(BIN)/python -m rosetta.report $(PROFILE) --publish figures
+	@$(BIN)/python -m rosetta.report "$(PROFILE)" --publish figures
 
 test: env  ## every test, the notebooks on the smoke profile included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --durations 5
 
 lab: env  ## JupyterLab on the notebooks, without its question about news from the network
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2> /dev/null

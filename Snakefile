@@ -7,8 +7,15 @@
 import sys
 from glob import glob
 
+from snakemake.logging import logger
+from snakemake_interface_executor_plugins.settings import ExecMode
+
 sys.path.insert(0, "lib")
+from rosetta import batch
 from rosetta.profiles import load
+
+if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
+    batch.attach(logger)  # not in the jobs themselves, nor where it is only asked what would run
 
 PROFILE = config.get("profile", "micro")
 RESULTS = config.get("results", "results")
@@ -19,10 +26,10 @@ POINTS = {"+".join(point): point for points in STUDY.curves.values() for point i
 # anew each time, and their pages cost a sixth of the time.
 KEEP_MEMORY = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=134217728 "
 PAPERMILL = (
-    KEEP_MEMORY + "OMP_NUM_THREADS={threads} {sys.executable} -m papermill {input.notebook} {output} --cwd notebooks "
-    "--no-progress-bar --log-level WARNING -p profile {PROFILE} -p results {RESULTS}"
+    KEEP_MEMORY + "OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.batch {input.notebook:q} {output:q} --cwd notebooks "
+    "--no-progress-bar --log-level WARNING -p profile {PROFILE:q} -p results {RESULTS:q}"
 )
-TO_LOG = " > {log} 2>&1"
+TO_LOG = " > {log:q} 2>&1"
 
 
 wildcard_constraints:
@@ -80,6 +87,8 @@ rule alignment:
         f"{OUT}/notebooks/01_alignment.ipynb",
     log:
         f"{OUT}/logs/01_alignment.log",
+    benchmark:
+        f"{OUT}/benchmarks/01_alignment.tsv"
     priority: 10
     shell:
         PAPERMILL + TO_LOG
@@ -95,8 +104,10 @@ rule matching:
         f"{OUT}/notebooks/02_matching/{{point}}.ipynb",
     log:
         f"{OUT}/logs/02_matching/{{point}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/02_matching/{{point}}.tsv"
     shell:
-        PAPERMILL + " -p point '{wildcards.point}'" + TO_LOG
+        PAPERMILL + " -p point {wildcards.point:q}" + TO_LOG
 
 
 rule scaling:
@@ -108,6 +119,8 @@ rule scaling:
         f"{OUT}/notebooks/03_scaling.ipynb",
     log:
         f"{OUT}/logs/03_scaling.log",
+    benchmark:
+        f"{OUT}/benchmarks/03_scaling.tsv"
     priority: 5
     threads: HALF
     shell:
@@ -124,6 +137,8 @@ rule theory:
         f"{OUT}/notebooks/04_theory.ipynb",
     log:
         f"{OUT}/logs/04_theory.log",
+    benchmark:
+        f"{OUT}/benchmarks/04_theory.tsv"
     threads: HALF
     shell:
         PAPERMILL + TO_LOG
@@ -138,6 +153,8 @@ rule polarization:
         f"{OUT}/notebooks/05_polarization.ipynb",
     log:
         f"{OUT}/logs/05_polarization.log",
+    benchmark:
+        f"{OUT}/benchmarks/05_polarization.tsv"
     threads: HALF
     shell:
         PAPERMILL + TO_LOG
@@ -152,6 +169,8 @@ rule specialization:
         f"{OUT}/notebooks/06_specialization.ipynb",
     log:
         f"{OUT}/logs/06_specialization.log",
+    benchmark:
+        f"{OUT}/benchmarks/06_specialization.tsv"
     priority: 8  # 07 reads what it keeps
     threads: HALF
     shell:
@@ -168,6 +187,8 @@ rule codesearchnet:
         f"{OUT}/notebooks/07_codesearchnet.ipynb",
     log:
         f"{OUT}/logs/07_codesearchnet.log",
+    benchmark:
+        f"{OUT}/benchmarks/07_codesearchnet.tsv"
     threads: workflow.cores
     shell:
         PAPERMILL + TO_LOG

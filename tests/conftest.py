@@ -5,12 +5,17 @@ import functools
 import heapq
 import inspect
 import json
+import os
+import re
 import shutil
 import string
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
+
+# Before anything reads them: tests run side by side, and what they start inherits it.
+os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
 import numpy as np
 import pytest
@@ -41,6 +46,15 @@ PAIR, OTHER = ("pythia-32x2", "opt-32x2"), ("pythia-32x2", "gpt2-32x2")
 
 def pytest_configure():
     torch.set_num_threads(1)
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items):
+    """What needs the smoke run goes to one worker and is begun first: it takes longest, and is made only once."""
+    for item in items:
+        if "smoke_run" in item.fixturenames:
+            item.add_marker(pytest.mark.xdist_group("smoke"))
+    items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
 
 
 def texts() -> list[str]:
@@ -187,18 +201,20 @@ def edited(folder: Path, name: str, edit) -> Path:
 # The batch
 
 
-def snakemake(results: Path, *arguments: str, **options):
+#: The engine's options in `make reproduce`.
+BATCH = re.search(r"^BATCH\s*:= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
+
+
+def snakemake(results: Path, *arguments: str, python=sys.executable, cwd=ROOT):
     """Start the batch on the smoke profile, as `make reproduce` does, in a process group of its own."""
-    command = [sys.executable, "-m", "snakemake", *arguments, "--cores", "2", "--nolock", "--rerun-incomplete"]
-    command += ["--show-failed-logs", "--quiet", "rules", "--config", "profile=smoke", f"results={results}"]
+    command = [python, "-m", "snakemake", *arguments, "--cores", "2", "--config", "profile=smoke", f"results={results}"]
     return subprocess.Popen(
-        command,
-        cwd=ROOT,
+        [*command, *BATCH],
+        cwd=cwd,
         start_new_session=True,
         text=True,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        **options,
     )
 
 
