@@ -209,12 +209,7 @@ def snakemake(results: Path, *arguments: str, python=sys.executable, cwd=ROOT):
     """Start the batch on the smoke profile, as `make reproduce` does, in a process group of its own."""
     command = [python, "-m", "snakemake", *arguments, "--cores", "2", "--config", "profile=smoke", f"results={results}"]
     return subprocess.Popen(
-        [*command, *BATCH],
-        cwd=cwd,
-        start_new_session=True,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        [*command, *BATCH], cwd=cwd, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
 
 
