@@ -89,11 +89,7 @@ def environment_documents(split: str = "heldout", keep_in: Path | None = None) -
     if keep_in is None:
         return _read_environment(split)
     path = Path(keep_in) / f"environment-{split}.parquet"
-    frame = keep(
-        path,
-        {"distributions": distributions()},
-        lambda: pd.DataFrame(_read_environment(split)),
-    )
+    frame = keep(path, {"distributions": distributions()}, lambda: pd.DataFrame(_read_environment(split)))
     return [Document(*row) for row in frame.itertuples(index=False)]
 
 
