@@ -7,8 +7,7 @@ classifier trained on functions outside the pool.
 
 import logging
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -23,7 +22,7 @@ from tqdm.auto import tqdm
 
 from rosetta.matching.activations import Reader, read_windows
 from rosetta.matching.alignment import windows
-from rosetta.sources.document import Document
+from rosetta.sources.document import Document, batched
 
 logger = logging.getLogger(__name__)
 
@@ -92,9 +91,9 @@ def rank_neurons(
         peak = activation.groupby([best["layer"], best["unit"]]).transform("max")
         normalized = (best["context_mean"] if normalize == "tokens" else activation) / peak.where(peak > 0)
     is_target = best["subset"] == target
-    found = best[neuron].assign(target_share=is_target, normalized_activation=normalized)
-    found = found.groupby(neuron, as_index=False).mean()
-    ranked = labels.merge(found, on=neuron, how="left", validate="one_to_one")
+    by_context = best[neuron].assign(target_share=is_target, normalized_activation=normalized)
+    means = by_context.groupby(neuron, as_index=False).mean()
+    ranked = labels.merge(means, on=neuron, how="left", validate="one_to_one")
     without = ranked[ranked["target_share"].isna()]
     if len(without):
         raise ValueError(f"L{without['layer'].iloc[0]}/U{without['unit'].iloc[0]} has a label but no contexts")
@@ -150,24 +149,18 @@ def mean_activations(
     means = [np.empty((0, len(columns)), dtype=np.float32)]
     read = 0
     progress = tqdm(texts, desc=f"functions read by {reader.name}", unit="", leave=False)
-    for some in _batched(progress, SORTED_BATCHES * sequences_per_batch):
-        documents = [Document(text, "", "", str(i)) for i, text in enumerate(some)]
-        of_length = sorted(windows(documents, reader.tokenizer, context), key=lambda window: len(window.ids))
-        sums, tokens = torch.zeros(len(some), len(columns), device=reader.device), np.zeros(len(some))
-        for window, acts in read_windows(reader, of_length, sequences_per_batch):
+    for together in batched(progress, SORTED_BATCHES * sequences_per_batch):
+        documents = [Document(text, "", "", str(i)) for i, text in enumerate(together)]
+        by_length = sorted(windows(documents, reader.tokenizer, context), key=lambda window: len(window.ids))
+        sums, tokens = torch.zeros(len(together), len(columns), device=reader.device), np.zeros(len(together))
+        for window, acts in read_windows(reader, by_length, sequences_per_batch):
             sums[int(window.document.source)] += acts[:, columns].float().sum(0)
             tokens[int(window.document.source)] += len(window.ids)
         if not tokens.all():
             raise ValueError(f"text {read + int(tokens.argmin())} has no tokens; a mean over none is undefined")
         means.append((sums.cpu().numpy() / tokens[:, None]).astype(np.float32))
-        read += len(some)
+        read += len(together)
     return np.concatenate(means)
-
-
-def _batched(items: Iterable, n: int) -> Iterator[list]:
-    items = iter(items)
-    while some := list(islice(items, n)):
-        yield some
 
 
 def _columns(reader: Reader, neurons: Sequence[tuple[int, int]]) -> list[int]:

@@ -86,15 +86,11 @@ def lora_targets(model: torch.nn.Module) -> list[str]:
         mlps = find_mlps(model)
     except NoMlpFound as error:
         raise ValueError(f"{type(model).__name__} has no layers for LoRA to adapt: {error}") from error
-    blocks = next(
-        path
-        for path, _ in model.named_modules()
-        if path and all(mlp.path.startswith(f"{path}.{i}.") for i, mlp in enumerate(mlps))
-    )
     return [
-        path
-        for path, module in model.named_modules()
-        if path.startswith(f"{blocks}.") and isinstance(module, torch.nn.Linear | Conv1D)
+        f"{mlp.block}.{name}"
+        for mlp in mlps
+        for name, module in model.get_submodule(mlp.block).named_modules()
+        if isinstance(module, torch.nn.Linear | Conv1D)
     ]
 
 
@@ -243,8 +239,8 @@ class _Watch(transformers.TrainerCallback):
 
 def _last_checkpoint(checkpoints: Path, parameters: dict) -> str | None:
     """The newest whole checkpoint of a run with these parameters; others are named and removed."""
-    found = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]), reverse=True)
-    for checkpoint in found:
+    by_step = sorted(checkpoints.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2]))
+    for checkpoint in reversed(by_step):
         reasons = [f"{file} {why}" for file in CHECKPOINT_FILES if (why := why_stale(checkpoint / file, parameters))]
         if not reasons:
             logger.info("going on from %s", checkpoint)

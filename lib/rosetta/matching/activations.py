@@ -5,7 +5,6 @@ One mechanism for all architectures: a hook on each output projection that `find
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from itertools import islice
 from typing import NamedTuple
 
 import numpy as np
@@ -15,6 +14,7 @@ from rosetta.matching.alignment import Segment, Window, average_rows, special_pr
 from rosetta.models.load import ModelSpec, load_tokenizer
 from rosetta.models.load import load as load_model
 from rosetta.models.mlps import Mlp, find_mlps
+from rosetta.sources.document import batched
 
 
 class BadActivations(ValueError):
@@ -114,10 +114,9 @@ def read_windows(
     reader: Reader, windows: Iterable[Window], sequences_per_batch: int = 32
 ) -> Iterator[tuple[Window, torch.Tensor]]:
     """Each window with one model's activations on its tokens, [tokens, neurons]; memory holds one batch."""
-    windows = iter(windows)
-    while some := list(islice(windows, sequences_per_batch)):
-        acts, _ = reader.read([window.ids for window in some])
-        yield from zip(some, acts.split([len(window.ids) for window in some]), strict=True)
+    for batch in batched(windows, sequences_per_batch):
+        acts, _ = reader.read([window.ids for window in batch])
+        yield from zip(batch, acts.split([len(window.ids) for window in batch]), strict=True)
 
 
 class AlignedBatches:
@@ -144,19 +143,17 @@ class AlignedBatches:
         self.names, self.layers = (a.name, b.name), (a.layers, b.layers)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        pieces = iter(self.pieces)
-        while some := list(islice(pieces, self.sequences_per_batch)):
-            yield self.aligned(some)
+        return map(self.aligned, batched(self.pieces, self.sequences_per_batch))
 
     def held(self) -> "HeldBatches":
         """The same batches, read once and kept in memory, for work that goes through them several times."""
         return HeldBatches(self)
 
-    def aligned(self, some: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
+    def aligned(self, batch: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         """Both models' activations over some segments, pooled to their canonical spans."""
         return (
-            _pooled(self.a, [s.ids_a for s in some], [s.tokens_a for s in some]),
-            _pooled(self.b, [s.ids_b for s in some], [s.tokens_b for s in some]),
+            _pooled(self.a, [segment.ids_a for segment in batch], [segment.tokens_a for segment in batch]),
+            _pooled(self.b, [segment.ids_b for segment in batch], [segment.tokens_b for segment in batch]),
         )
 
 
@@ -194,12 +191,11 @@ def strongest_segments(batches: AlignedBatches, pairs: list[tuple[int, int]], n:
     """
     best: list[list[Example]] = [[] for _ in pairs]
     columns_a, columns_b = (list(column) for column in zip(*pairs, strict=True))
-    pieces = iter(batches.pieces)
-    while some := list(islice(pieces, batches.sequences_per_batch)):
-        a, b = batches.aligned(some)
-        sizes = [len(segment.canonical) for segment in some]
+    for batch in batched(batches.pieces, batches.sequences_per_batch):
+        a, b = batches.aligned(batch)
+        sizes = [len(segment.canonical) for segment in batch]
         parts_a, parts_b = (x.float().cpu().split(sizes) for x in (a[:, columns_a], b[:, columns_b]))
-        for segment, part_a, part_b in zip(some, parts_a, parts_b, strict=True):
+        for segment, part_a, part_b in zip(batch, parts_a, parts_b, strict=True):
             scores = (part_a.amax(0).clamp(min=0) * part_b.amax(0).clamp(min=0)).tolist()
             for i, score in enumerate(scores):
                 if len(best[i]) < n or score > best[i][-1].score:

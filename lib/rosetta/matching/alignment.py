@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
-from rosetta.sources.document import Document
+from rosetta.sources.document import Document, batched
 
 
 class TokenizerRefused(ValueError):
@@ -341,10 +341,9 @@ def windows(
     room = context - len(special_prefix(tokenizer))
     if room < 1:
         raise ValueError(f"a context of {context} leaves no room for a token beside the special ones")
-    documents = iter(documents)
-    while some := list(islice(documents, chunk)):
-        encoded = batch_byte_spans(tokenizer, [document.text for document in some])
-        for document, (ids, spans) in zip(some, encoded, strict=True):
+    for together in batched(documents, chunk):
+        encoded = batch_byte_spans(tokenizer, [document.text for document in together])
+        for document, (ids, spans) in zip(together, encoded, strict=True):
             for start in islice(range(0, len(ids), room), per_document):
                 yield Window(document, ids[start : start + room], spans[start : start + room])
 

@@ -8,8 +8,9 @@ from transformers.pytorch_utils import Conv1D
 
 
 class Mlp(NamedTuple):
-    """One MLP: its path in the model, its output projection and its number of neurons."""
+    """One MLP: the paths of its block and of its output projection in the model, the projection, and how many neurons."""
 
+    block: str
     path: str
     projection: torch.nn.Module
     neurons: int
@@ -39,9 +40,9 @@ def find_mlps(model: torch.nn.Module) -> list[Mlp]:
     for path, blocks in model.named_modules():
         listed = isinstance(blocks, torch.nn.ModuleList | torch.nn.Sequential) and len(blocks) > 0
         if listed and len({type(block) for block in blocks}) == 1:
-            found = [_output_projections(f"{path}.{i}", block) for i, block in enumerate(blocks)]
-            if all(len(mlps) == 1 for mlps in found):
-                candidates.append([mlps[0] for mlps in found])
+            by_block = [_output_projections(f"{path}.{i}", block) for i, block in enumerate(blocks)]
+            if all(len(mlps) == 1 for mlps in by_block):
+                candidates.append([mlps[0] for mlps in by_block])
     if not candidates:
         raise NoMlpFound(_what_was_seen(model))
     longest = max(map(len, candidates))
@@ -62,13 +63,13 @@ def _shape(module: torch.nn.Module) -> tuple[int, int] | None:
     return None
 
 
-def _output_projections(path: str, block: torch.nn.Module) -> list[Mlp]:
+def _output_projections(block_path: str, block: torch.nn.Module) -> list[Mlp]:
     linears = {
         name: (module, shape)
         for name, module in block.named_modules()
         if (shape := _shape(module)) and not re.search(r"attn|attention", name, re.IGNORECASE)
     }
-    found = []
+    mlps = []
     for name, (module, (neurons, width)) in linears.items():
         parent = name.rpartition(".")[0]
         # Some models write gate and up as one layer of twice the neurons.
@@ -77,8 +78,8 @@ def _output_projections(path: str, block: torch.nn.Module) -> list[Mlp]:
             for other, (_, shape) in linears.items()
         )
         if leads_in and neurons > width:
-            found.append(Mlp(f"{path}.{name}", module, neurons))
-    return found
+            mlps.append(Mlp(block_path, f"{block_path}.{name}", module, neurons))
+    return mlps
 
 
 def _what_was_seen(model: torch.nn.Module) -> str:

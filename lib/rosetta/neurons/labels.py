@@ -98,12 +98,13 @@ def _origins(contexts: pd.DataFrame) -> pd.DataFrame:
     """``category, subset, share`` by neuron: where most of its contexts come from."""
     _checked(contexts, [*NEURON, "rank", "token", "subset", "category"], "the contexts")
     total = contexts.groupby(NEURON).size()
-    found = {}
-    for column in ("category", "subset"):
+
+    def most_frequent(column: str) -> pd.DataFrame:
         counts = _counts(contexts, column).sort_values([*NEURON, "size", "min"], ascending=[True, True, False, True])
-        found[column] = counts.drop_duplicates(NEURON).set_index(NEURON)
-    subsets = found["subset"]
-    return found["category"][["category"]].assign(subset=subsets["subset"], share=subsets["size"] / total)
+        return counts.drop_duplicates(NEURON).set_index(NEURON)
+
+    categories, subsets = most_frequent("category"), most_frequent("subset")
+    return categories[["category"]].assign(subset=subsets["subset"], share=subsets["size"] / total)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -154,13 +155,13 @@ def distinguishing_tokens(contexts: pd.DataFrame, corpus: pd.DataFrame, top: int
     total = in_corpus.sum()
     if not total > 0:
         raise ValueError("the corpus holds no tokens to compare with")
-    found = _counts(contexts, "token")
-    hits, n = found["size"], found.groupby(NEURON)["size"].transform("sum")
-    count = in_corpus.reindex(found["token"], fill_value=0).to_numpy()
-    found["keyness"] = keyness(hits, n, count, total)
-    found = found[hits * total > n * count]
-    found = found.sort_values([*NEURON, "keyness", "min"], ascending=[True, True, False, True])
-    return found.groupby(NEURON).head(top).groupby(NEURON)["token"].agg(list)
+    peaks = _counts(contexts, "token")
+    hits, of_neuron = peaks["size"], peaks.groupby(NEURON)["size"].transform("sum")
+    count = in_corpus.reindex(peaks["token"], fill_value=0).to_numpy()
+    peaks["keyness"] = keyness(hits, of_neuron, count, total)
+    more_frequent = peaks[hits * total > of_neuron * count]
+    ranked = more_frequent.sort_values([*NEURON, "keyness", "min"], ascending=[True, True, False, True])
+    return ranked.groupby(NEURON).head(top).groupby(NEURON)["token"].agg(list)
 
 
 def offline(contexts: pd.DataFrame, corpus: pd.DataFrame) -> pd.DataFrame:
@@ -169,10 +170,10 @@ def offline(contexts: pd.DataFrame, corpus: pd.DataFrame) -> pd.DataFrame:
     Parameters and result as for `label_neurons`.
     """
     table = _origins(contexts)
-    tokens = distinguishing_tokens(contexts, corpus).to_dict()
-    examples = [tokens.get(neuron, []) for neuron in table.index]
-    words = [" ".join(map(repr, some)) or "no token stands out" for some in examples]
-    return _result(table, [f"{subset}: {some}" for subset, some in zip(table["subset"], words, strict=True)], examples)
+    by_neuron = distinguishing_tokens(contexts, corpus).to_dict()
+    examples = [by_neuron.get(neuron, []) for neuron in table.index]
+    words = [" ".join(map(repr, tokens)) or "no token stands out" for tokens in examples]
+    return _result(table, [f"{subset}: {said}" for subset, said in zip(table["subset"], words, strict=True)], examples)
 
 
 def _result(origins: pd.DataFrame, summaries: list[str], examples: list[list[str]]) -> pd.DataFrame:
@@ -217,7 +218,7 @@ def chat(
     origins = _origins(contexts)
     _checked(contexts, ["activation", "text", "start", "end"], "the contexts")
     ranked = contexts.sort_values([*NEURON, "rank"]).groupby(NEURON)
-    questions = {"L{}/U{}".format(*neuron): prompt(of_neuron) for neuron, of_neuron in ranked}
+    questions = {"L{}/U{}".format(*neuron): prompt(strongest_first) for neuron, strongest_first in ranked}
     answers = ask_all(questions, read_answer, keep_in, retries, timeout, concurrency)
     labels = [answers.get("L{}/U{}".format(*neuron), ("", [])) for neuron in origins.index]
     return _result(origins, [summary for summary, _ in labels], [examples for _, examples in labels])
@@ -257,13 +258,14 @@ def read_answer(raw: str) -> tuple[str, list[str]]:
     ValueError
         If it is not a chat completion, or holds no such object.
     """
-    found = None
-    for value in json_objects(raw):
-        summary, examples = value.get("summary"), value.get("examples")
-        if isinstance(summary, str) and isinstance(examples, list) and all(isinstance(e, str) for e in examples):
-            found = (summary.split(), examples[:EXAMPLES]) if summary.strip() else found
-    if found is None:
+    answers = [
+        (summary.split(), examples[:EXAMPLES])
+        for value in json_objects(raw)
+        if isinstance(summary := value.get("summary"), str) and summary.strip()
+        and isinstance(examples := value.get("examples"), list) and all(isinstance(e, str) for e in examples)
+    ]  # fmt: skip
+    if not answers:
         raise ValueError(f"no JSON object with summary and examples: {shortened(message(raw))!r}")
-    words, examples = found
+    words, examples = answers[-1]
     summary = " ".join(words[:SUMMARY_WORDS]) + ("…" if len(words) > SUMMARY_WORDS else "")
     return encodable(summary), [encodable(example) for example in examples]

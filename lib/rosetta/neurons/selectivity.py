@@ -69,8 +69,8 @@ def _kurtosis(w_out: torch.Tensor, centred: torch.Tensor, block: torch.Tensor) -
     # The neuron's length cancels from the ratio; dividing by it keeps the powers within range.
     w_out = w_out / w_out.norm(dim=1, keepdim=True)
     second, fourth = torch.zeros_like(w_out[:, 0]), torch.zeros_like(w_out[:, 0])
-    for some in centred.split(block.shape[1]):
-        squares = torch.mm(w_out, some.T, out=block[: len(w_out), : len(some)]).square_()
+    for rows in centred.split(block.shape[1]):
+        squares = torch.mm(w_out, rows.T, out=block[: len(w_out), : len(rows)]).square_()
         second += squares.sum(1)
         fourth += squares.square_().sum(1)
     # Equal cosines leave only the rounding of their mean.
@@ -162,10 +162,10 @@ def describe(kurtosis: np.ndarray, above=(), resamples: int = 1_000, seed: int =
     low = high = np.nan
     if len(values) > 1:
         batch = max(1, 4_000_000 // len(values))  # resampled values held at once
-        found = stats.bootstrap(
+        resampled = stats.bootstrap(
             (values,), np.mean, n_resamples=resamples, method="percentile", batch=batch, rng=np.random.default_rng(seed)
         )
-        low, high = found.confidence_interval
+        low, high = resampled.confidence_interval
     mean, median = (float(f(values)) if len(values) else np.nan for f in (np.mean, np.median))
     shares = {float(t): float((values > t).mean()) if len(values) else np.nan for t in above}
     return Selectivity(len(values), mean, float(low), float(high), median, shares)

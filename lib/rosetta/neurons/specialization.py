@@ -102,9 +102,9 @@ def trends(firing: pd.DataFrame) -> pd.DataFrame:
     rows = []
     for (population, category), group in firing.groupby(["population", "category"], sort=False):
         x = np.log10(group["neurons"].to_numpy(float))
-        found = stats.linregress(x, group["mean"])
-        half = stats.t.ppf(0.975, len(x) - 2) * found.stderr if len(x) > 2 else np.nan
-        rows.append((population, category, found.slope, found.slope - half, found.slope + half))
+        line = stats.linregress(x, group["mean"])
+        half = stats.t.ppf(0.975, len(x) - 2) * line.stderr if len(x) > 2 else np.nan
+        rows.append((population, category, line.slope, line.slope - half, line.slope + half))
     return pd.DataFrame(rows, columns=["population", "category", "slope", "low", "high"])
 
 

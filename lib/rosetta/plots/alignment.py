@@ -23,27 +23,12 @@ def fig23(text: str, names: Sequence[str], spans: Sequence[np.ndarray], canonica
     data = text.encode()
     rows = [(names[0], spans[0], BLUE), (names[1], spans[1], ORANGE), ("aligned spans", canonical, GREEN)]
     figure, axes = plt.subplots(figsize=(WIDTH * 1.5, 2.9))
+    style = {"ha": "center", "va": "center", "family": "monospace", "fontsize": 10, "parse_math": False}
     for y, (_, row, color) in zip((2, 1, 0), rows, strict=True):
         for number, (start, end) in enumerate(row):
-            axes.barh(
-                y,
-                end - start,
-                left=start,
-                height=0.62,
-                color=color,
-                alpha=0.45 if number % 2 else 0.25,
-                edgecolor=color,
-            )
-            axes.text(
-                (start + end) / 2,
-                y,
-                _legible(data[start:end]),
-                ha="center",
-                va="center",
-                family="monospace",
-                fontsize=10,
-                parse_math=False,
-            )
+            alpha = 0.45 if number % 2 else 0.25
+            axes.barh(y, end - start, left=start, height=0.62, color=color, alpha=alpha, edgecolor=color)
+            axes.text((start + end) / 2, y, _legible(data[start:end]), **style)
     for boundary in np.unique(canonical):
         axes.axvline(boundary, color=RED, linestyle=(0, (2, 2)), linewidth=1.2)
     axes.set(

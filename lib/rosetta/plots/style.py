@@ -47,9 +47,9 @@ def save(figure: Figure, folder: Path, name: str) -> Figure:
     return figure
 
 
-def log_ticks(*some: Axis) -> None:
+def log_ticks(*axes: Axis) -> None:
     """1, 2, 5, 10, ... written out, and nothing between."""
-    for axis in some:
+    for axis in axes:
         axis.set_major_locator(LogLocator(base=10, subs=(1, 2, 5), numticks=8))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}" if value >= 1 else f"{value:g}"))
         axis.set_minor_formatter(NullFormatter())

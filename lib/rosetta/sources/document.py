@@ -9,6 +9,7 @@ import random
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -111,3 +112,10 @@ def excerpt(document: Document, characters: int | None, seed: int) -> Document:
     starts = [0] + [i + 1 for i, c in enumerate(document.text[:-characters]) if c == "\n"]
     start = random.Random(f"{seed}-{document.source}").choice(starts)
     return document._replace(text=document.text[start : start + characters])
+
+
+def batched(items: Iterable, n: int) -> Iterator[list]:
+    """Lists of n items, the last one shorter."""
+    items = iter(items)
+    while batch := list(islice(items, n)):
+        yield batch

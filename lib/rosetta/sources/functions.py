@@ -15,7 +15,6 @@ import re
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -25,7 +24,7 @@ import pyarrow.parquet as pq
 
 from rosetta.sources import environment
 from rosetta.sources.cutters import CUTTERS
-from rosetta.sources.document import normalize, read_text
+from rosetta.sources.document import batched, normalize, read_text
 
 logger = logging.getLogger(__name__)
 
@@ -286,11 +285,10 @@ def mix(
 
 def write(functions: Iterable[Function], path: Path, rows: int = 2_000) -> None:
     """Write functions to a parquet file, `rows` in memory at a time."""
-    functions = iter(functions)
     schema = pa.schema([(field, pa.string()) for field in Function._fields])
     with pq.ParquetWriter(path, schema) as writer:
-        while some := list(islice(functions, rows)):
-            writer.write_table(pa.Table.from_pylist([f._asdict() for f in some], schema))
+        for batch in batched(functions, rows):
+            writer.write_table(pa.Table.from_pylist([function._asdict() for function in batch], schema))
 
 
 def read(path: Path, numbers: Sequence[int] | None = None) -> Iterator[Function]:

@@ -31,8 +31,11 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
             tables = [nulls.calibrated(table, r) for table, r in zip(tables, thresholds, strict=True)]
         return len(tables[0]) if len(tables) == 1 else len(collapse(tables, anchor))
 
-    of_permuted = nulls.mean_ci95([count(tables) for tables in zip(*permuted, strict=True)])
-    of_untrained = nulls.mean_ci95([count(tables) for tables in zip(*untrained, strict=True)])
+    null_counts = {
+        f"{null}_{key}": float(value)
+        for null, by_pair in (("permuted", permuted), ("untrained", untrained))
+        for key, value in nulls.mean_ci95([count(tables) for tables in zip(*by_pair, strict=True)])._asdict().items()
+    }
     return {
         "models": " + ".join(models), "anchor": anchor, "neurons": study.profile.neurons(models), "k": k,
         "raw": count(trained), "calibrated": count(trained, above), "strict": count(trained, above_both),
@@ -42,8 +45,7 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
             name: int(table.attrs[f"dead_{side}"])
             for pair, table in zip(pairs, trained, strict=True) for side, name in zip("ab", pair, strict=True)
         },
-        **{f"permuted_{key}": float(value) for key, value in of_permuted._asdict().items()},
-        **{f"untrained_{key}": float(value) for key, value in of_untrained._asdict().items()},
+        **null_counts,
     }  # fmt: skip
 
 
@@ -51,8 +53,8 @@ def points(study: Study, k: int = 1) -> pd.DataFrame:
     """All points of all curves: the data of Figures 3a, 4 and 26, and of Table 2."""
     rows = [
         {"curve": curve, **point(study, models, k)}
-        for curve, of_curve in study.profile.curves.items()
-        for models in tqdm(of_curve, desc=f"{curve}, k = {k}", leave=False)
+        for curve, points_of_curve in study.profile.curves.items()
+        for models in tqdm(points_of_curve, desc=f"{curve}, k = {k}", leave=False)
     ]
     return pd.DataFrame(rows)
 
@@ -65,8 +67,8 @@ def fits(points: pd.DataFrame) -> pd.DataFrame:
 
 def k_points(study: Study) -> pd.DataFrame:
     """The points of one curve for every k of the profile (Figure 25)."""
-    of_curve = study.profile.curves[study.profile.k_curve]
-    return pd.DataFrame([point(study, models, k) for k in study.profile.k for models in of_curve])
+    curve = study.profile.curves[study.profile.k_curve]
+    return pd.DataFrame([point(study, models, k) for k in study.profile.k for models in curve])
 
 
 def predictions(points: pd.DataFrame, count: str = "raw") -> pd.DataFrame:
@@ -99,18 +101,18 @@ def token_sweep(study: Study) -> pd.DataFrame:
 def _token_sweep(study: Study, pair: tuple[str, str], budgets: list[int]) -> pd.DataFrame:
     batches = study.batches(pair, tokens=budgets[-1])
     accumulator = PearsonAccumulator(*map(sum, batches.layers), device=study.device)
-    rows, before, some, tokens = [], None, [], 0
-    for piece in batches.pieces:
-        some.append(piece)
-        tokens += len(piece.ids_a)
-        if tokens >= budgets[len(rows)] or len(some) == batches.sequences_per_batch:
-            accumulator.update(*batches.aligned(some))
-            some = []
+    rows, before, unread, tokens = [], None, [], 0
+    for segment in batches.pieces:
+        unread.append(segment)
+        tokens += len(segment.ids_a)
+        if tokens >= budgets[len(rows)] or len(unread) == batches.sequences_per_batch:
+            accumulator.update(*batches.aligned(unread))
+            unread = []
         if tokens >= budgets[len(rows)]:
             row, before = _sweep_row(tokens, accumulator, before)
             rows.append(row)
-    if some:  # the corpus ended inside a budget
-        accumulator.update(*batches.aligned(some))
+    if unread:  # the corpus ended inside a budget
+        accumulator.update(*batches.aligned(unread))
     if len(rows) < len(budgets) and accumulator.positions > (rows[-1]["positions"] if rows else 1):
         rows.append(_sweep_row(tokens, accumulator, before)[0])
     return pd.DataFrame(rows)

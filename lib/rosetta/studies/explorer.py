@@ -27,15 +27,12 @@ Partners = dict[str, tuple[int, int, float]]
 
 def write(study: Study, neurons: list[RosettaNeuron]) -> Path:
     """Write the explorer of the profile's point to ``results/<profile>/explorer.html``."""
-    p = study.profile
-    anchor = p.anchor(p.explorer.point)
+    profile, point = study.profile, study.profile.explorer.point
     note = (
-        f"Neurons of {anchor} whose nearest neighbour in another model is mutual, over {p.tokens:,} tokens; contexts from "
-        f"{p.contexts.tokens:,} tokens."
+        f"Neurons of {profile.anchor(point)} whose nearest neighbour in another model is mutual, over "
+        f"{profile.tokens:,} tokens; contexts from {profile.contexts.tokens:,} tokens."
     )
-    return page.write(
-        study.folder / "explorer.html", neurons, f"Rosetta Neurons of {', '.join(p.explorer.point)}", note
-    )
+    return page.write(study.folder / "explorer.html", neurons, f"Rosetta Neurons of {', '.join(point)}", note)
 
 
 def rosetta_neurons(study: Study) -> list[RosettaNeuron]:
@@ -68,25 +65,24 @@ def describe(study: Study, anchor: str, neurons: dict[tuple[int, int], Partners]
     neurons : dict of (layer, unit) to Partners
         A neuron without partners is shown alone.
     """
-    setting = study.profile.explorer
-    found = properties.contexts(study, anchor)
-    found = found[(found["rank"] <= setting.contexts) & (found["activation"] > 0)]
-    groups = {key: group for key, group in found.groupby(["layer", "unit"]) if key in neurons}
+    explorer, contexts = study.profile.explorer, properties.contexts(study, anchor)
+    shown = contexts[(contexts["rank"] <= explorer.contexts) & (contexts["activation"] > 0)]
+    groups = {key: group for key, group in shown.groupby(["layer", "unit"]) if key in neurons}
     named = properties.labelled(study, anchor, groups).set_index(["layer", "unit"])
     members = {key: {anchor: (*key, None)} | neurons[key] for key in neurons if key in groups}
     heat = _heat(study, members, groups)
-    facts = {name: _facts(study, name, [m[name] for m in members.values() if name in m]) for name in heat}
+    facts = {name: _facts(study, name, [row[name] for row in members.values() if name in row]) for name in heat}
     return [
         RosettaNeuron(
             members=tuple(
                 Member(name, layer, unit, *facts[name][layer, unit], correlation)
-                for name, (layer, unit, correlation) in of.items()
+                for name, (layer, unit, correlation) in row.items()
             ),
             label=named.loc[key, "summary"],
             category=named.loc[key, "category"],
-            contexts=tuple(_context(row, of, heat, setting.characters) for row in groups[key].itertuples()),
+            contexts=tuple(_context(context, row, heat, explorer.characters) for context in groups[key].itertuples()),
         )
-        for key, of in members.items()
+        for key, row in members.items()
     ]  # fmt: skip
 
 
@@ -109,12 +105,12 @@ def _facts(study: Study, name: str, neurons: list[tuple]) -> dict[tuple[int, int
 def _heat(study: Study, members: dict, groups: dict) -> dict[str, dict]:
     """Each model's activations on its neurons' contexts: model -> (text, layer, unit) -> (bytes of tokens, activations)."""
     result = {}
-    for name in dict.fromkeys(name for of in members.values() for name in of):
+    for name in dict.fromkeys(name for row in members.values() for name in row):
         wanted: dict[str, list[tuple[int, int]]] = {}
-        for key, of in members.items():
-            if name in of:
+        for key, row in members.items():
+            if name in row:
                 for text in groups[key]["text"]:
-                    wanted.setdefault(text, []).append(of[name][:2])
+                    wanted.setdefault(text, []).append(row[name][:2])
         width = study.profile.models[name].mlp_width
         columns = {text: [layer * width + unit for layer, unit in neurons] for text, neurons in wanted.items()}
         read = activations_on(study.reader(name), columns, study.profile.context, study.profile.sequences_per_batch)
@@ -126,7 +122,7 @@ def _heat(study: Study, members: dict, groups: dict) -> dict[str, dict]:
     return result
 
 
-def _context(row, of: dict, heat: dict[str, dict], characters: int) -> Context:
+def _context(row, members: dict, heat: dict[str, dict], characters: int) -> Context:
     """One context, cut to the characters around its peak, with every member's activations."""
     # How many characters begin before each byte: a byte inside a character belongs to that character.
     begun = np.cumsum([0, *((byte & 0b1100_0000) != 0b1000_0000 for byte in row.text.encode())])
@@ -141,7 +137,7 @@ def _context(row, of: dict, heat: dict[str, dict], characters: int) -> Context:
 
     shown = {
         name: ranges(*heat[name][row.text, layer, unit])
-        for name, (layer, unit, _) in of.items()
+        for name, (layer, unit, _) in members.items()
         if (row.text, layer, unit) in heat[name]
     }
     peak = max(0, start - left), min(len(text), end - left)

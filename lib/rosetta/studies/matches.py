@@ -86,20 +86,20 @@ class Study:
     ) -> AlignedBatches:
         """Aligned batches of two models over the profile's text, up to a number of tokens of the first."""
         a, b = (self.reader(name, untrained_seed) for name in pair)
-        p = self.profile
+        context, per_document = self.profile.context, self.profile.segments_per_document
         pieces = Budgeted(
-            lambda: segments(self.documents(), a.tokenizer, b.tokenizer, p.context, p.segments_per_document),
-            tokens or p.tokens,
+            lambda: segments(self.documents(), a.tokenizer, b.tokenizer, context, per_document),
+            tokens or self.profile.tokens,
             lambda segment: len(segment.ids_a),
         )
-        return AlignedBatches(a, b, pieces, p.sequences_per_batch)
+        return AlignedBatches(a, b, pieces, self.profile.sequences_per_batch)
 
     def windows(self, tokenizer) -> "Budgeted":
         """The text in which top-activating contexts are sought (E.2), as one model reads it."""
-        p = self.profile
+        context, per_document = self.profile.context, self.profile.segments_per_document
         return Budgeted(
-            lambda: windows(self.documents(), tokenizer, p.context, p.segments_per_document),
-            p.contexts.tokens,
+            lambda: windows(self.documents(), tokenizer, context, per_document),
+            self.profile.contexts.tokens,
             lambda window: len(window.ids),
         )
 
@@ -108,15 +108,13 @@ class Study:
 
     def matches(self, pair: tuple[str, str]) -> pd.DataFrame:
         """The MatchTable of two trained models (section 3), for the largest k of the profile."""
-        return self._kept_matches(pair, "", {}, lambda: self.batches(pair))
+        return self._kept_matches(pair, None, None, lambda: self.batches(pair))
 
     def untrained_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
         """The MatchTables of the same two architectures without training, one a seed (section 4.2)."""
         return [
-            self._kept_matches(
-                pair, f".untrained-{s}", {"untrained": s}, lambda s=s: self.batches(pair, untrained_seed=s)
-            )
-            for s in self.profile.nulls.untrained_seeds
+            self._kept_matches(pair, "untrained", seed, lambda seed=seed: self.batches(pair, untrained_seed=seed))
+            for seed in self.profile.nulls.untrained_seeds
         ]
 
     def permuted_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
@@ -132,11 +130,12 @@ class Study:
             return read.held() if size <= self.profile.memory_gb * 2**30 else read
 
         return [
-            self._kept_matches(pair, f".permuted-{s}", {"permuted": s}, lambda s=s: nulls.Permuted(batches(), s))
-            for s in self.profile.nulls.permutation_seeds
+            self._kept_matches(pair, "permuted", seed, lambda seed=seed: nulls.Permuted(batches(), seed))
+            for seed in self.profile.nulls.permutation_seeds
         ]
 
-    def _kept_matches(self, pair, suffix: str, extra: dict, batches) -> pd.DataFrame:
+    def _kept_matches(self, pair, null: str | None, seed: int | None, batches) -> pd.DataFrame:
+        suffix, extra = (f".{null}-{seed}", {null: seed}) if null else ("", {})
         path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
         k, memory = max(self.profile.k), int(self.profile.memory_gb * 2**30)
         parameters = self.parameters(pair) | {"k": k} | extra
@@ -144,17 +143,17 @@ class Study:
 
     def parameters(self, names: Iterable[str]) -> dict:
         """All that the activations of some models depend on, but for code."""
-        p = self.profile
-        corpus = dict(p.corpus)
+        profile, corpus = self.profile, dict(self.profile.corpus)
         if corpus["kind"] == "environment":
             corpus["distributions"] = environment.distributions()
         elif corpus["kind"] == "files":
             corpus["files"] = [[str(f), Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in corpus["paths"]]
+        same_names = (
+            "tokens", "context", "excerpt_characters", "segments_per_document", "seed", "dtype", "sequences_per_batch",
+        )  # fmt: skip
         return {
-            "models": {name: fingerprint(p.models[name]) for name in names},
-            "corpus": corpus, "tokens": p.tokens, "context": p.context, "excerpt_characters": p.excerpt_characters,
-            "segments_per_document": p.segments_per_document, "seed": p.seed, "dtype": p.dtype,
-            "sequences_per_batch": p.sequences_per_batch,
+            "models": {name: fingerprint(profile.models[name]) for name in names}, "corpus": corpus,
+            **{key: getattr(profile, key) for key in same_names},
         }  # fmt: skip
 
     def examples(self, pair: tuple[str, str], matches: pd.DataFrame, n: int = 3) -> list[pd.DataFrame]:
@@ -167,8 +166,8 @@ class Study:
         starts = [[sum(layers[:i]) for i in range(len(layers))] for layers in batches.layers]
         pairs = [(starts[0][m.layer_a] + m.unit_a, starts[1][m.layer_b] + m.unit_b) for m in matches.itertuples()]
         return [
-            _as_table(found, f"{m.model_a} L{m.layer_a}/U{m.unit_a}", f"{m.model_b} L{m.layer_b}/U{m.unit_b}")
-            for m, found in zip(matches.itertuples(), strongest_segments(batches, pairs, n), strict=True)
+            _as_table(strongest, f"{m.model_a} L{m.layer_a}/U{m.unit_a}", f"{m.model_b} L{m.layer_b}/U{m.unit_b}")
+            for m, strongest in zip(matches.itertuples(), strongest_segments(batches, pairs, n), strict=True)
         ]
 
     def best_pairs(self, pair: tuple[str, str], n: int = 10) -> tuple[pd.DataFrame, list[pd.DataFrame]]:

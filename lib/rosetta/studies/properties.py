@@ -43,8 +43,8 @@ def kurtosis(study: Study, name: str) -> pd.Series:
 
     def compute() -> pd.DataFrame:
         model = load_model(spec, study.device)
-        found = selectivity.vocab_excess_kurtosis(selectivity.output_weights(model), selectivity.unembedding(model))
-        return all_neurons(study, name).to_frame(index=False).assign(kurtosis=found.cpu().numpy())
+        values = selectivity.vocab_excess_kurtosis(selectivity.output_weights(model), selectivity.unembedding(model))
+        return all_neurons(study, name).to_frame(index=False).assign(kurtosis=values.cpu().numpy())
 
     parameters = {"model": fingerprint(spec)}
     table = keep(study.folder / "neurons" / f"{name}.kurtosis.parquet", parameters, compute)
@@ -81,20 +81,14 @@ def polarization(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         ``family, model, neurons, population, count, mean, low, high, median`` and, for each threshold of the profile, the
         share of the population above it (``above 3``).
     """
-    p, rows = study.profile.properties, []
-    for (family, model, neurons, population), group in table.groupby(
-        ["family", "model", "neurons", "population"], sort=False
-    ):
-        found = selectivity.describe(group["kurtosis"], p.kurtosis_above, p.bootstrap, study.profile.seed)
-        row = {"family": family, "model": model, "neurons": neurons, "population": population}
-        row |= {
-            "count": found.neurons,
-            "mean": found.mean,
-            "low": found.low,
-            "high": found.high,
-            "median": found.median,
-        }
-        rows.append(row | {f"above {threshold:g}": share for threshold, share in found.shares.items()})
+    properties, rows, keys = study.profile.properties, [], ["family", "model", "neurons", "population"]
+    for key, group in table.groupby(keys, sort=False):
+        summary = selectivity.describe(
+            group["kurtosis"], properties.kurtosis_above, properties.bootstrap, study.profile.seed
+        )
+        count, mean, low, high, median, shares = summary
+        row = dict(zip(keys, key, strict=True)) | {"count": count, "mean": mean, "low": low, "high": high}
+        rows.append(row | {"median": median} | {f"above {value:g}": share for value, share in shares.items()})
     return pd.DataFrame(rows)
 
 
@@ -118,8 +112,9 @@ def separation(summary: pd.DataFrame) -> pd.DataFrame:
         mean = group.pivot(index="neurons", columns="population", values="mean")
         gap = mean[ROSETTA] - mean[OTHERS]
         row = {"gap, smallest": gap.iloc[0], "gap, largest": gap.iloc[-1], "sizes": len(gap), "above": sum(gap > 0)}
-        slopes = {p: np.polyfit(np.log10(mean.index), mean[p], 1)[0] for p in (ROSETTA, OTHERS)}
-        rows[family] = row | {f"{population}, per decade": slope for population, slope in slopes.items()}
+        for population in (ROSETTA, OTHERS):
+            row[f"{population}, per decade"] = np.polyfit(np.log10(mean.index), mean[population], 1)[0]
+        rows[family] = row
     return pd.DataFrame(rows).T.astype({"sizes": int, "above": int}).rename_axis("family")
 
 
@@ -129,15 +124,13 @@ def separation(summary: pd.DataFrame) -> pd.DataFrame:
 
 def contexts(study: Study, name: str) -> pd.DataFrame:
     """The top-activating contexts of every neuron of a model (`contexts.top_contexts`)."""
-    p = study.profile
+    n, batch = study.profile.contexts.n, study.profile.sequences_per_batch
 
     def compute() -> pd.DataFrame:
         reader = study.reader(name)
-        return top_contexts(
-            reader, study.windows(reader.tokenizer), p.contexts.n, sequences_per_batch=p.sequences_per_batch
-        )
+        return top_contexts(reader, study.windows(reader.tokenizer), n, sequences_per_batch=batch)
 
-    parameters = study.parameters([name]) | p.contexts.model_dump()
+    parameters = study.parameters([name]) | study.profile.contexts.model_dump()
     return keep(study.folder / "neurons" / f"{name}.contexts.parquet", parameters, compute)
 
 
@@ -154,11 +147,11 @@ def labelled(study: Study, name: str, neurons: Iterable[tuple[int, int]]) -> pd.
 
     A chat model's answers are kept under ``results/<profile>/labels``, so that no neuron is asked about twice.
     """
-    setting, found = study.profile.labels, contexts(study, name)
-    of_these = pd.MultiIndex.from_frame(found[["layer", "unit"]]).isin(list(neurons))
+    labeller, of_all = study.profile.labels, contexts(study, name)
+    wanted = pd.MultiIndex.from_frame(of_all[["layer", "unit"]]).isin(list(neurons))
     return labels.label_neurons(
-        found[of_these], token_counts(study, name), setting.kind, study.folder / "labels", retries=setting.retries,
-        timeout=setting.timeout_seconds, concurrency=setting.concurrency,
+        of_all[wanted], token_counts(study, name), labeller.kind, study.folder / "labels", retries=labeller.retries,
+        timeout=labeller.timeout_seconds, concurrency=labeller.concurrency,
     )  # fmt: skip
 
 
@@ -173,16 +166,17 @@ def firing(study: Study, family: str) -> pd.DataFrame:
     """
     baseline, rows = study.profile.properties.baseline, []
     for name, pair in tqdm(study.profile.family_points(family), desc=f"contexts of {family}", leave=False):
-        found, rosetta = contexts(study, name), rosetta_neurons(study, name, pair)
+        of_all, rosetta = contexts(study, name), rosetta_neurons(study, name, pair)
         share = specialization.token_share(token_counts(study, name))
         # Dead neurons have no contexts; they are no part of the control.
-        alive = pd.MultiIndex.from_frame(found[["layer", "unit"]].drop_duplicates())
+        alive = pd.MultiIndex.from_frame(of_all[["layer", "unit"]].drop_duplicates())
         others = alive.difference(rosetta).to_frame(index=False)
         samples = [specialization.random_neurons(others, baseline.neurons, seed) for seed in baseline.seeds]
         populations = {ROSETTA: [rosetta], OTHERS: [pd.MultiIndex.from_frame(sample) for sample in samples]}
         for population, sets in populations.items():
             fired = pd.DataFrame(
-                specialization.normalized_fire(specialization.top_categories(found, neurons), share) for neurons in sets
+                specialization.normalized_fire(specialization.top_categories(of_all, neurons), share)
+                for neurons in sets
             )
             rows += [
                 {"model": name, "neurons": study.profile.models[name].neurons, "population": population,

@@ -23,8 +23,8 @@ def kept_variations(study: Study, name: str) -> pd.DataFrame:
     return keep(path, arguments | {"variations": variations}, lambda: one_at_a_time(variations, **arguments))
 
 
-def _arguments(theory: Theory, of: TheoryGrid) -> dict:
+def _arguments(theory: Theory, cells: TheoryGrid) -> dict:
     return {
-        "sizes": of.sizes, "betas": of.betas, "runs": of.runs, "seed": theory.seed, "tau": theory.tau,
+        "sizes": cells.sizes, "betas": cells.betas, "runs": cells.runs, "seed": theory.seed, "tau": theory.tau,
         "n_inputs": theory.inputs, "kappa": theory.kappa, "gamma": theory.gamma,
     }  # fmt: skip
