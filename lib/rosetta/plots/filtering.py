@@ -81,9 +81,8 @@ def what_a_neuron_is_worth(references: pd.DataFrame, column: str = "f1") -> Figu
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 4.0))
     neurons = references[references["kind"] == "neuron"].reset_index(drop=True)
-    axes.plot(
-        neurons.index + 1, neurons[column], "o", color=BLUE, markersize=5, label="a Rosetta Neuron that qualifies"
-    )
+    rank, text = neurons.index + 1, "a Rosetta Neuron that qualifies"
+    axes.plot(rank, neurons[column], "o", color=BLUE, markersize=5, label=text)
     axes.plot([1], neurons[column][:1], "o", color=RED, markersize=11, fillstyle="none", label="the one that is chosen")
     averages = references[references["kind"] == "average"]
     sizes = averages["filter"].str.extract(r"(\d+)")[0].astype(int)

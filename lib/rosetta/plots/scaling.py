@@ -61,15 +61,8 @@ def null_counts(points: pd.DataFrame, null: str) -> Figure:
         # A negative lower end has no place on a logarithmic axis.
         low = (mean - group[f"{null}_low"].clip(lower=0.5)).fillna(0).clip(lower=0)
         high = (group[f"{null}_high"] - mean).fillna(0)
-        axes.errorbar(
-            group["neurons"],
-            mean.clip(lower=0.5),
-            yerr=[low, high],
-            fmt=shape + "--",
-            color=color,
-            capsize=3,
-            label=label(curve),
-        )
+        style = {"fmt": shape + "--", "color": color, "capsize": 3, "label": label(curve)}
+        axes.errorbar(group["neurons"], mean.clip(lower=0.5), yerr=[low, high], **style)
     log_axes(axes, SIZE, "matched pairs")
     title = f"dashed: {null}, mean and 95% interval; faint: trained"
     legend_below(figure, axes, columns=3, title=title, title_fontsize=11)
@@ -125,14 +118,11 @@ def predictions(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 0.55 * len(table) + 1.4))
     y = np.arange(len(table))[::-1]
     error = [table["predicted"] - table["low"], table["high"] - table["predicted"]]
-    axes.errorbar(
-        table["predicted"], y, xerr=error, fmt="o", color=GREY, capsize=4, label="predicted from the smaller sizes, 95%"
-    )
+    style = {"fmt": "o", "color": GREY, "capsize": 4, "label": "predicted from the smaller sizes, 95%"}
+    axes.errorbar(table["predicted"], y, xerr=error, **style)
     axes.plot(table["measured"], y, "D", color=RED, label="measured")
-    axes.set(
-        yticks=y, yticklabels=[label(curve) for curve in table["curve"]], xlabel="Rosetta Neurons at the largest size"
-    )
-    axes.set(xscale="log", ylim=(-0.6, len(table) - 0.4))
+    axes.set_yticks(y, [label(curve) for curve in table["curve"]])
+    axes.set(xlabel="Rosetta Neurons at the largest size", xscale="log", ylim=(-0.6, len(table) - 0.4))
     log_ticks(axes.xaxis)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
