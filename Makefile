@@ -34,7 +34,7 @@ figures: reproduce  ## copy the profile's figures and tables to figures/, which 
 	@$(BIN)/python -m rosetta.report "$(PROFILE)" --publish figures
 
 test: env  ## every test, the notebooks on the smoke profile included
-	$(BIN)/python -m pytest -n logical --maxprocesses 8 --dist loadgroup --durations 5
+	$(BIN)/python -m pytest -n logical --maxprocesses 8 --durations 5
 
 lab: env  ## JupyterLab on the notebooks, without its question about news from the network
 	@$(BIN)/jupyter labextension disable --level=sys_prefix "@jupyterlab/apputils-extension:announcements" 2> /dev/null

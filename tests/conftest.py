@@ -48,13 +48,17 @@ def pytest_configure():
     torch.set_num_threads(1)
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """What needs the smoke run goes to one worker and is begun first: it takes longest, and is made only once."""
-    for item in items:
-        if "smoke_run" in item.fixturenames:
-            item.add_marker(pytest.mark.xdist_group("smoke"))
-    items.sort(key=lambda item: "smoke_run" not in item.fixturenames)
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """The file with the smoke run goes to one worker, and first, as it takes longest; all other tests one by one."""
+    from xdist.scheduler import LoadScopeScheduling
+
+    class Scheduling(LoadScopeScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = nodeid.partition("::")[0]
+            return file if file.endswith("end_to_end/test_reproduce.py") else nodeid
+
+    return Scheduling(config, log)
 
 
 def texts() -> list[str]:
@@ -211,13 +215,3 @@ def snakemake(results: Path, *arguments: str, python=sys.executable, cwd=ROOT):
     return subprocess.Popen(
         [*command, *BATCH], cwd=cwd, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
     )
-
-
-@pytest.fixture(scope="session")
-def smoke_run(tmp_path_factory) -> Path:
-    """The whole smoke profile, run once: the folder of its results."""
-    results = tmp_path_factory.mktemp("results")
-    process = snakemake(results)
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    return results / "smoke"

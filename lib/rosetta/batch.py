@@ -87,9 +87,15 @@ def attach(logger: logging.Logger) -> None:
     """Show `Lines` instead of the engine's own messages, except for its warnings and errors."""
     for handler in logger.handlers:
         if not isinstance(handler, logging.FileHandler):  # its file keeps all
-            handler.addFilter(lambda record: record.levelno >= logging.WARNING and _event(record) != "JOB_ERROR")
+            handler.addFilter(_matters)
     if not any(isinstance(handler, Lines) for handler in logger.handlers):
         logger.addHandler(Lines())
+
+
+def _matters(record: logging.LogRecord) -> bool:
+    """Whether the engine shows a message itself: not for a notebook that failed, of which `Lines` says more."""
+    told = _event(record) == "JOB_ERROR" or "CalledProcessError" in str(record.msg)
+    return record.levelno >= logging.WARNING and not told
 
 
 def main() -> None:

@@ -2,9 +2,7 @@
 
 import os
 import re
-import shutil
 import signal
-import sys
 import time
 from pathlib import Path
 
@@ -26,6 +24,17 @@ FIGURES = [
     "fig27_simulation", "fig06a_polarization", "fig28_polarization", "fig19_fig20_examples", "fig07_firing",
     "fig29_firing_pythia", "fig30_firing_qwen", "fig31_depth", "fig08_examples", "table1_perplexity",
 ]  # fmt: skip
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory) -> Path:
+    """The whole smoke profile, run once: the folder of its results."""
+    results = tmp_path_factory.mktemp("results")
+    process = snakemake(results)
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
+    return results / "smoke"
 
 
 def test_every_point_of_the_profile_has_its_matches_and_its_notebook(smoke_run):
@@ -35,6 +44,18 @@ def test_every_point_of_the_profile_has_its_matches_and_its_notebook(smoke_run):
             assert (smoke_run / "notebooks" / "02_matching" / f"{'+'.join(point)}.ipynb").is_file()
     for a, b in profile.pairs:
         assert len(pd.read_parquet(smoke_run / "matches" / f"{a}--{b}.parquet")) > 0
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_it_runs_in_the_smoke_profile(path, smoke_run):
+    executed = [*smoke_run.glob(f"notebooks/{path.stem}.ipynb"), *smoke_run.glob(f"notebooks/{path.stem}/*.ipynb")]
+    assert executed
+    for copy in executed:
+        cells = [cell for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code"]
+        assert all(cell.execution_count for cell in cells if cell.source)
+        outputs = [output for cell in cells for output in cell.outputs]
+        assert not [output for output in outputs if output.output_type == "error"]
+        assert [output for output in outputs if "image/png" in output.get("data", {})]
 
 
 @pytest.mark.parametrize("name", FIGURES)
@@ -93,56 +114,3 @@ def test_a_run_killed_at_work_goes_on_and_ends_with_the_same_results(smoke_run, 
     for name in kept:
         again, undisturbed = (pd.read_parquet(folder / name) for folder in (first.parent, smoke_run / "matches"))
         pd.testing.assert_frame_equal(again, undisturbed, rtol=1e-4)
-
-
-@pytest.fixture
-def kit(tmp_path) -> Path:
-    """A copy of the kit where its path has a space and more, the environment included."""
-    folder = tmp_path / "my kit ü $HOME"
-    for name in ("lib", "notebooks", "profiles"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", folder)
-    (folder / "zoo").symlink_to(ROOT / "zoo")
-    (folder / ".venv").symlink_to(sys.prefix)
-    return folder
-
-
-def run(kit: Path, target: str) -> tuple[int, str]:
-    process = snakemake("my results", f"my results/smoke/{target}", python=kit / ".venv" / "bin" / "python", cwd=kit)
-    output, _ = process.communicate()
-    return process.returncode, output
-
-
-def test_a_kit_in_a_folder_with_a_space_runs_and_says_one_line_a_notebook(kit):
-    code, output = run(kit, "notebooks/01_alignment.ipynb")
-    assert code == 0, output
-    assert re.fullmatch(r"\[1/1\] 01_alignment +\d+ s\n", output)
-    made = kit / "my results" / "smoke"
-    assert (made / "notebooks" / "01_alignment.ipynb").is_file()
-    benchmark = pd.read_csv(made / "benchmarks" / "01_alignment.tsv", sep="\t")
-    assert benchmark.s[0] > 1 and benchmark.max_rss[0] > 100
-
-
-def test_a_notebook_that_fails_says_why_and_where(kit):
-    path = kit / "notebooks" / "01_alignment.ipynb"
-    notebook = nbformat.read(path, as_version=4)
-    code_cells = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    code_cells[1].source = "wanted = 'a model'\nraise LookupError(f'{wanted} is not there')"
-    nbformat.write(notebook, path)
-    code, output = run(kit, "notebooks/01_alignment.ipynb")
-    assert code != 0
-    lines = output.splitlines()
-    assert re.fullmatch(r"\[1/1\] 01_alignment +\d+ s  FAILED", lines[0])
-    assert lines[1:5] == [
-        "    LookupError: a model is not there",
-        "    in code cell 2:",
-        "        wanted = 'a model'",
-        "        raise LookupError(f'{wanted} is not there')",
-    ]
-    assert output.count("LookupError") == 2 and "Error in rule" not in output
-
-
-def test_a_wrong_profile_is_named(kit):
-    (kit / "profiles" / "smoke.yaml").write_text("tokens: none", encoding="utf-8")
-    code, output = run(kit, "notebooks/01_alignment.ipynb")
-    assert code != 0 and "smoke.yaml" in output

@@ -43,15 +43,3 @@ def test_it_opens_with_the_claim_and_ends_with_three_exercises(notebook):
 def test_it_sets_what_was_measured_beside_what_was_reported(notebook):
     prose = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "markdown").lower()
     assert "measured here" in prose and "reported there" in prose
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_it_runs_in_the_smoke_profile(path, smoke_run):
-    executed = [*smoke_run.glob(f"notebooks/{path.stem}.ipynb"), *smoke_run.glob(f"notebooks/{path.stem}/*.ipynb")]
-    assert executed
-    for copy in executed:
-        cells = code(nbformat.read(copy, as_version=4))
-        assert all(cell.execution_count for cell in cells if cell.source)
-        outputs = [output for cell in cells for output in cell.outputs]
-        assert not [output for output in outputs if output.output_type == "error"]
-        assert [output for output in outputs if "image/png" in output.get("data", {})]
