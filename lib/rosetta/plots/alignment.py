@@ -31,12 +31,8 @@ def fig23(text: str, names: Sequence[str], spans: Sequence[np.ndarray], canonica
             axes.text((start + end) / 2, y, _legible(data[start:end]), **style)
     for boundary in np.unique(canonical):
         axes.axvline(boundary, color=RED, linestyle=(0, (2, 2)), linewidth=1.2)
-    axes.set(
-        yticks=(2, 1, 0),
-        yticklabels=[name for name, _, _ in rows],
-        xlabel="byte of the text (UTF-8)",
-        xlim=(-0.5, len(data) + 0.5),
-    )
+    axes.set_yticks((2, 1, 0), [name for name, _, _ in rows])
+    axes.set(xlabel="byte of the text (UTF-8)", xlim=(-0.5, len(data) + 0.5))
     axes.grid(False)
     axes.spines["left"].set_visible(False)
     axes.tick_params(left=False)

@@ -43,27 +43,15 @@ def correlation_histogram(
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     bins = np.linspace(0, 1, 51)
-    sets = [
-        ([table], BLUE, "trained"),
-        (untrained, ORANGE, "untrained networks"),
-        (permuted, GREY, "permuted positions"),
-    ]
-    for tables, color, text in sets:
+    sets = {"trained": [table], "untrained networks": untrained, "permuted positions": permuted}
+    for (text, tables), color in zip(sets.items(), (BLUE, ORANGE, GREY), strict=True):
         values = np.concatenate([t["correlation"] for t in tables])
         weights = np.full(len(values), 1 / len(tables))
         axes.hist(values, bins, weights=weights, color=color, alpha=0.25)
-        axes.hist(
-            values,
-            bins,
-            weights=weights,
-            color=color,
-            histtype="step",
-            linewidth=1.8,
-            label=f"{text}: {len(values) / len(tables):,.0f} pairs",
-        )
+        text = f"{text}: {len(values) / len(tables):,.0f} pairs"
+        axes.hist(values, bins, weights=weights, color=color, histtype="step", linewidth=1.8, label=text)
     axes.axvline(above, color=RED, linestyle="--", linewidth=1.4, label=f"null threshold, r = {above:.3f}")
-    axes.set(
-        xlabel="Pearson correlation of a matched pair", ylabel="pairs", yscale="symlog", ylim=(0, None), xlim=(0, 1)
-    )
+    axes.set(xlabel="Pearson correlation of a matched pair", xlim=(0, 1))
+    axes.set(ylabel="pairs", yscale="symlog", ylim=(0, None))
     axes.legend()
     return figure
