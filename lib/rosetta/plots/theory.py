@@ -69,9 +69,8 @@ def fig27(table: pd.DataFrame, fitted: pd.DataFrame, reading: str = "coordinates
             group = group[group[column] > 0]
             expected = exponents(beta)[panel]
             alpha = f"{slope.loc[beta, 'alpha']:.3f}" if beta in slope.index else "no fit"
-            style.draw_curve(
-                axes, group["neurons"], group[column], index, rf"$\beta$ = {beta:g}: {alpha} ({expected:.3f})"
-            )
+            text = rf"$\beta$ = {beta:g}: {alpha} ({expected:.3f})"
+            style.draw_curve(axes, group["neurons"], group[column], index, text)
             if len(group):
                 first = group.iloc[0]
                 ends = np.array([first["neurons"], means["neurons"].max()])
