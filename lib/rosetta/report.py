@@ -45,13 +45,9 @@ def took(folder: Path) -> list[str]:
 
 def publish(study: Study, folder: Path) -> None:
     """Copy a run's figures and tables, and of the matching runs those of the example pair."""
-    example = study.folder / "figures" / "02_matching" / "+".join(study.profile.example)
-    sources = [
-        *(study.folder / "figures").glob("*.png"),
-        *example.glob("*.png"),
-        *(study.folder / "tables").glob("*.csv"),
-    ]
-    for source in sources:
+    figures, tables = study.folder / "figures", study.folder / "tables"
+    example = figures / "02_matching" / "+".join(study.profile.example)
+    for source in (*figures.glob("*.png"), *example.glob("*.png"), *tables.glob("*.csv")):
         write_whole(folder / source.name, lambda path, source=source: path.write_bytes(source.read_bytes()))
 
 

@@ -47,9 +47,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         os.replace(temporary, path)
     except OSError as error:
         if error.errno == errno.ENOSPC:
-            raise OSError(
-                errno.ENOSPC, f"no space left to write {path.name}; make room and run again", str(path.parent)
-            ) from error
+            message = f"no space left to write {path.name}; make room and run again"
+            raise OSError(errno.ENOSPC, message, str(path.parent)) from error
         raise
     finally:
         temporary.unlink(missing_ok=True)
@@ -129,10 +128,9 @@ def _file(module: str) -> Path | None:
 @cache
 def _versions(imported: frozenset[str]) -> dict[str, str]:
     distributions = importlib.metadata.packages_distributions()  # neither the library itself nor Python's own are there
-    names = sorted(
-        {name for module in imported for name in distributions.get(module.partition(".")[0], ())} - {LIBRARY.name}
-    )
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in names}
+    packages = {module.partition(".")[0] for module in imported}
+    names = {name for package in packages for name in distributions.get(package, ())} - {LIBRARY.name}
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in sorted(names)}
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -47,8 +47,7 @@ def precision_recall(curves: dict[str, pd.DataFrame]) -> Figure:
         color = FILTERS.get(name, COLORS[(index + 1) % 6])
         axes.plot(curve["recall"], curve["precision"], "-" if name in FILTERS else "--", color=color, label=name)
     axes.set(xlabel="recall", ylabel="precision", xlim=(0, 1), ylim=(0, 1.03))
-    legend_below(figure, axes, columns=3)
-    return figure
+    return legend_below(figure, axes, columns=3)
 
 
 def language_mix(mix: pd.DataFrame) -> Figure:
@@ -67,8 +66,7 @@ def language_mix(mix: pd.DataFrame) -> Figure:
     axes.set(xlabel="share of the selected tokens", xlim=(0, 1))
     axes.invert_yaxis()
     axes.grid(False, axis="y")
-    legend_below(figure, axes, columns=6)
-    return figure
+    return legend_below(figure, axes, columns=6)
 
 
 def what_a_neuron_is_worth(references: pd.DataFrame, column: str = "f1") -> Figure:
@@ -80,10 +78,10 @@ def what_a_neuron_is_worth(references: pd.DataFrame, column: str = "f1") -> Figu
         As `table1.references` gives it.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 4.0))
-    neurons = references[references["kind"] == "neuron"].reset_index(drop=True)
-    rank, text = neurons.index + 1, "a Rosetta Neuron that qualifies"
-    axes.plot(rank, neurons[column], "o", color=BLUE, markersize=5, label=text)
-    axes.plot([1], neurons[column][:1], "o", color=RED, markersize=11, fillstyle="none", label="the one that is chosen")
+    neurons = references.loc[references["kind"] == "neuron", column]
+    ranks = range(1, len(neurons) + 1)
+    axes.plot(ranks, neurons, "o", color=BLUE, markersize=5, label="a Rosetta Neuron that qualifies")
+    axes.plot([1], neurons[:1], "o", color=RED, markersize=11, fillstyle="none", label="the one that is chosen")
     averages = references[references["kind"] == "average"]
     sizes = averages["filter"].str.extract(r"(\d+)")[0].astype(int)
     axes.plot(sizes, averages[column], "s--", color=GREEN, label="mean of the first k")
@@ -92,5 +90,4 @@ def what_a_neuron_is_worth(references: pd.DataFrame, column: str = "f1") -> Figu
         for value in references.loc[references["kind"] == kind, column]:
             axes.axhline(value, linestyle=line, color=color, linewidth=1.4, label=text)
     axes.set(xlabel="rank of the neuron (k of the mean)", ylabel="F1 over functions", ylim=(0, 1.03))
-    legend_below(figure, axes, columns=2)
-    return figure
+    return legend_below(figure, axes, columns=2)

@@ -43,13 +43,13 @@ def correlation_histogram(
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     bins = np.linspace(0, 1, 51)
-    colors = {"trained": BLUE, "untrained networks": ORANGE, "permuted positions": GREY}
-    for (name, color), tables in zip(colors.items(), ([table], untrained, permuted), strict=True):
-        values = np.concatenate([matched["correlation"] for matched in tables])
-        style = {"weights": np.full(len(values), 1 / len(tables)), "color": color}
-        text = f"{name}: {len(values) / len(tables):,.0f} pairs"
-        axes.hist(values, bins, alpha=0.25, **style)
-        axes.hist(values, bins, histtype="step", linewidth=1.8, label=text, **style)
+    sets = {"trained": [table], "untrained networks": untrained, "permuted positions": permuted}
+    for (text, tables), color in zip(sets.items(), (BLUE, ORANGE, GREY), strict=True):
+        values = np.concatenate([t["correlation"] for t in tables])
+        weights = np.full(len(values), 1 / len(tables))
+        axes.hist(values, bins, weights=weights, color=color, alpha=0.25)
+        text = f"{text}: {len(values) / len(tables):,.0f} pairs"
+        axes.hist(values, bins, weights=weights, color=color, histtype="step", linewidth=1.8, label=text)
     axes.axvline(above, color=RED, linestyle="--", linewidth=1.4, label=f"null threshold, r = {above:.3f}")
     axes.set(xlabel="Pearson correlation of a matched pair", xlim=(0, 1))
     axes.set(ylabel="pairs", yscale="symlog", ylim=(0, None))

@@ -7,23 +7,12 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rosetta.plots.style import (
-    BLACK,
-    BLUE,
-    GREEN,
-    GREY,
-    NAMES,
-    ORANGE,
-    PURPLE,
-    RED,
-    WIDTH,
-    drawable,
-    heat_text,
-    legend_below,
-    log_ticks,
-)
+from rosetta.plots import style
+from rosetta.plots.style import BLACK, BLUE, GREEN, GREY, ORANGE, PURPLE, RED, WIDTH, legend_below
 from rosetta.viewer.page import Context, RosettaNeuron
 
+#: The title of a neuron's block, the neuron, and the model whose activations are shown.
+Block = tuple[str, RosettaNeuron, str]
 POPULATIONS = {"Rosetta": (BLUE, "o-", "Rosetta Neurons"), "other": (GREY, "s--", "other neurons")}
 #: The category's colour is the same in every figure.
 CATEGORIES = {"code": BLUE, "math": RED, "formal/scientific": GREEN, "general prose": ORANGE, "conversational": PURPLE}
@@ -43,16 +32,13 @@ def fig06a(table: pd.DataFrame) -> Figure:
     for axes, (family, of_family) in zip(panels[0], families, strict=True):
         for population, (color, line, text) in POPULATIONS.items():
             group = of_family[of_family["population"] == population]
-            error = [group["mean"] - group["low"], group["high"] - group["mean"]]
-            axes.errorbar(
-                group["neurons"], group["mean"], yerr=np.nan_to_num(error), fmt=line, color=color, capsize=3, label=text
-            )
-        axes.set(xscale="log", xlabel="neurons of the model", title=NAMES.get(family, family))
-        log_ticks(axes.xaxis)
+            bars = {"yerr": style.interval(group), "capsize": 3}
+            axes.errorbar(group["neurons"], group["mean"], fmt=line, color=color, label=text, **bars)
+        axes.set(xscale="log", xlabel="neurons of the model", title=style.NAMES.get(family, family))
+        style.log_ticks(axes.xaxis)
         axes.axhline(0, color=BLACK, linewidth=0.8)
     panels[0, 0].set_ylabel("mean excess kurtosis")
-    legend_below(figure, panels[0, 0])
-    return figure
+    return legend_below(figure, panels[0, 0])
 
 
 def kurtosis_tails(table: pd.DataFrame) -> Figure:
@@ -73,8 +59,7 @@ def kurtosis_tails(table: pd.DataFrame) -> Figure:
             axes.step(values, share, where="pre", color=color, linestyle=line[1:], label=text)
         axes.set(yscale="log", xscale="symlog", xlabel="excess kurtosis", title=largest["model"].iloc[0])
     panels[0, 0].set_ylabel("share of neurons above")
-    legend_below(figure, panels[0, 0])
-    return figure
+    return legend_below(figure, panels[0, 0])
 
 
 def fig07(table: pd.DataFrame, populations: Sequence[str] = ("Rosetta",)) -> Figure:
@@ -87,9 +72,8 @@ def fig07(table: pd.DataFrame, populations: Sequence[str] = ("Rosetta",)) -> Fig
     populations : sequence of str
         A panel each; "other" comes with the 95% interval over its random samples.
     """
-    figure, panels = plt.subplots(
-        len(populations), 1, figsize=(WIDTH * 1.2, 2.9 * len(populations) + 0.6), squeeze=False, sharey=True
-    )
+    size = (WIDTH * 1.2, 2.9 * len(populations) + 0.6)
+    figure, panels = plt.subplots(len(populations), 1, figsize=size, squeeze=False, sharey=True)
     seen = dict.fromkeys(table["category"])
     categories = [*(c for c in CATEGORIES if c in seen), *(c for c in seen if c not in CATEGORIES)]
     for axes, population in zip(panels[:, 0], populations, strict=True):
@@ -99,17 +83,16 @@ def fig07(table: pd.DataFrame, populations: Sequence[str] = ("Rosetta",)) -> Fig
         for index, (neurons, group) in enumerate(models):
             group = group.set_index("category").reindex(categories)
             at = np.arange(len(categories)) + (index - (len(models) - 1) / 2) * width
-            error = np.nan_to_num([group["mean"] - group["low"], group["high"] - group["mean"]])
             shade = plt.get_cmap("viridis_r")(0.1 + 0.85 * index / max(1, len(models) - 1))
-            axes.bar(at, group["mean"], width=0.92 * width, color=shade, label=f"{neurons:,}",
-                     yerr=error if error.any() else None, error_kw={"elinewidth": 1})  # fmt: skip
+            error = style.interval(group)
+            bars = {"yerr": error, "error_kw": {"elinewidth": 1}} if error.any() else {}
+            axes.bar(at, group["mean"], width=0.92 * width, color=shade, label=f"{neurons:,}", **bars)
         axes.axhline(1, color=BLACK, linestyle="--", linewidth=1.2)
         axes.set_xticks(range(len(categories)), categories)
         axes.set(ylabel="normalized firing", title=POPULATIONS[population][2])
         axes.grid(False, axis="x")
     panels[0, 0].set_ylim(0, None)
-    legend_below(figure, panels[0, 0], columns=6, title="neurons of the model", title_fontsize=11)
-    return figure
+    return legend_below(figure, panels[0, 0], columns=6, title="neurons of the model", title_fontsize=11)
 
 
 def fig31(depths: pd.DataFrame) -> Figure:
@@ -122,16 +105,14 @@ def fig31(depths: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 0.5 * len(depths) + 1.6))
     image = axes.imshow(depths, aspect="auto", cmap="Blues", vmin=0, extent=(0, 1, len(depths) - 0.5, -0.5))
-    axes.set(xlabel="normalized depth, layer / (layers − 1)", yticks=range(len(depths)))
-    axes.set_yticklabels(depths.index)
+    axes.set_yticks(range(len(depths)), depths.index)
+    axes.set_xlabel("normalized depth, layer / (layers − 1)")
     axes.grid(False)
     figure.colorbar(image, ax=axes, label="share of Rosetta Neurons", pad=0.02)
     return figure
 
 
-def examples(
-    columns: dict[str, list[tuple[str, RosettaNeuron, str]]], contexts: int = 5, characters: int = 52
-) -> Figure:
+def examples(columns: dict[str, list[Block]], contexts: int = 5, characters: int = 52) -> Figure:
     """Figures 8 to 13, 19 and 20: what neurons fire on; a block of text lines a neuron, coloured by its activation.
 
     Parameters
@@ -154,8 +135,8 @@ def examples(
             shown = [_around_peak(context, model, characters) for context in neuron.contexts[:contexts]]
             pieces = [character for text, _ in shown for character in (*text, "\n")]
             values = [value for _, heat in shown for value in (*heat, 0.0)]
-            heat_text(axes, pieces, values, plt.Normalize(0, max(values, default=0) or 1), characters, contexts)
-            axes.set_title(drawable(title), fontsize=10, loc="left", pad=2, parse_math=False)
+            style.heat_text(axes, pieces, values, plt.Normalize(0, max(values, default=0) or 1), characters, contexts)
+            axes.set_title(style.drawable(title), fontsize=10, loc="left", pad=2, parse_math=False)
     return figure
 
 

@@ -4,23 +4,10 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
-from rosetta.plots.style import (
-    BLUE,
-    COLORS,
-    GREEN,
-    GREY,
-    MARKERS,
-    RED,
-    WIDTH,
-    NullFormatter,
-    draw_curve,
-    fit_line,
-    label,
-    legend_below,
-    log_axes,
-    log_ticks,
-)
+from rosetta.plots import style
+from rosetta.plots.style import BLUE, COLORS, GREEN, GREY, MARKERS, RED, WIDTH, label, legend_below
 
 SIZE = "neurons (mean of the matched models)"
 
@@ -36,12 +23,11 @@ def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
     """
     figure, axes = plt.subplots()
     for index, (curve, group) in enumerate(points.groupby("curve", sort=False)):
-        fit = fit_line(axes, group["neurons"], group[count], COLORS[index % 6])
+        fit = style.fit_line(axes, group["neurons"], group[count], COLORS[index % 6])
         exponent = rf", $\alpha$ = {fit.alpha:.2f}, $R^2$ = {fit.r2:.3f}" if fit else ""
-        draw_curve(axes, group["neurons"], group[count], index, label(curve) + exponent)
-    log_axes(axes, SIZE, "Rosetta Neurons" if count == "raw" else "Rosetta Neurons above the null")
-    legend_below(figure, axes)
-    return figure
+        style.draw_curve(axes, group["neurons"], group[count], index, label(curve) + exponent)
+    style.log_axes(axes, SIZE, "Rosetta Neurons" if count == "raw" else "Rosetta Neurons above the null")
+    return legend_below(figure, axes)
 
 
 def null_counts(points: pd.DataFrame, null: str) -> Figure:
@@ -61,12 +47,11 @@ def null_counts(points: pd.DataFrame, null: str) -> Figure:
         # A negative lower end has no place on a logarithmic axis.
         low = (mean - group[f"{null}_low"].clip(lower=0.5)).fillna(0).clip(lower=0)
         high = (group[f"{null}_high"] - mean).fillna(0)
-        style = {"fmt": shape + "--", "color": color, "capsize": 3, "label": label(curve)}
-        axes.errorbar(group["neurons"], mean.clip(lower=0.5), yerr=[low, high], **style)
-    log_axes(axes, SIZE, "matched pairs")
+        bars = {"yerr": [low, high], "capsize": 3}
+        axes.errorbar(group["neurons"], mean.clip(lower=0.5), fmt=shape + "--", color=color, label=label(curve), **bars)
+    style.log_axes(axes, SIZE, "matched pairs")
     title = f"dashed: {null}, mean and 95% interval; faint: trained"
-    legend_below(figure, axes, columns=3, title=title, title_fontsize=11)
-    return figure
+    return legend_below(figure, axes, columns=3, title=title, title_fontsize=11)
 
 
 def fig25(points: pd.DataFrame) -> Figure:
@@ -79,12 +64,11 @@ def fig25(points: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots()
     for index, (k, group) in enumerate(points.groupby("k")):
-        fit = fit_line(axes, group["neurons"], group["raw"], COLORS[index % 6])
+        fit = style.fit_line(axes, group["neurons"], group["raw"], COLORS[index % 6])
         exponent = rf", $\alpha$ = {fit.alpha:.2f}" if fit else ""
-        draw_curve(axes, group["neurons"], group["raw"], index, f"k = {k}{exponent}")
-    log_axes(axes, SIZE, "matched pairs")
-    legend_below(figure, axes)
-    return figure
+        style.draw_curve(axes, group["neurons"], group["raw"], index, f"k = {k}{exponent}")
+    style.log_axes(axes, SIZE, "matched pairs")
+    return legend_below(figure, axes)
 
 
 def fig33(sweep: pd.DataFrame) -> Figure:
@@ -117,12 +101,11 @@ def predictions(table: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 0.55 * len(table) + 1.4))
     y = np.arange(len(table))[::-1]
-    error = [table["predicted"] - table["low"], table["high"] - table["predicted"]]
-    style = {"fmt": "o", "color": GREY, "capsize": 4, "label": "predicted from the smaller sizes, 95%"}
-    axes.errorbar(table["predicted"], y, xerr=error, **style)
+    bars = {"xerr": style.interval(table, "predicted"), "capsize": 4}
+    axes.errorbar(table["predicted"], y, fmt="o", color=GREY, label="predicted from the smaller sizes, 95%", **bars)
     axes.plot(table["measured"], y, "D", color=RED, label="measured")
-    axes.set_yticks(y, [label(curve) for curve in table["curve"]])
+    axes.set_yticks(y, table["curve"].map(label))
     axes.set(xlabel="Rosetta Neurons at the largest size", xscale="log", ylim=(-0.6, len(table) - 0.4))
-    log_ticks(axes.xaxis)
+    style.log_ticks(axes.xaxis)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure

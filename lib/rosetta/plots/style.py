@@ -8,6 +8,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -75,8 +76,15 @@ def fit_line(axes: Axes, x, y, color: str) -> PowerLawFit | None:
     return fit
 
 
-def legend_below(figure: Figure, axes: Axes, columns: int = 2, **style) -> None:
+def interval(table: pd.DataFrame, value: str = "mean", low: str = "low", high: str = "high") -> np.ndarray:
+    """The bars of `Axes.errorbar`, [2, n], from the ends of the intervals; none where an end is not known."""
+    return np.nan_to_num([table[value] - table[low], table[high] - table[value]])
+
+
+def legend_below(figure: Figure, axes: Axes, columns: int = 2, **style) -> Figure:
+    """The legend of these axes under the whole figure; the figure, so that a function can end with this call."""
     figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=columns, **style)
+    return figure
 
 
 def drawable(text: str) -> str:

@@ -6,7 +6,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from rosetta.laws.theory import exponents
-from rosetta.plots.style import BLACK, BLUE, COLORS, GREY, MARKERS, SKY, WIDTH, YELLOW, draw_curve
+from rosetta.plots import style
+from rosetta.plots.style import BLACK, BLUE, COLORS, GREY, MARKERS, SKY, WIDTH, YELLOW, legend_below
 
 
 def fig05(isolations: dict[int, np.ndarray], beta: float, tau: float) -> Figure:
@@ -29,11 +30,11 @@ def fig05(isolations: dict[int, np.ndarray], beta: float, tau: float) -> Figure:
     for index, (size, values) in enumerate([(n, s), *larger]):
         held = values > 0
         ranks = np.arange(1, len(values) + 1)[held]
-        style = {"color": COLORS[index], "alpha": 1 if index == 0 else 0.75}
-        axes.plot(ranks, values[held], linewidth=1.2, **style)
+        look = {"color": COLORS[index], "alpha": 1 if index == 0 else 0.75}
+        axes.plot(ranks, values[held], linewidth=1.2, **look)
         reached = (values >= tau).sum()
         text = rf"N = {size:,}: $R_\tau$ = {reached:,}, $s_r > 0$ for {held.sum():,}"
-        axes.plot(ranks, values[held], MARKERS[index], markersize=4 if len(ranks) < 100 else 2, label=text, **style)
+        axes.plot(ranks, values[held], MARKERS[index], markersize=4 if len(ranks) < 100 else 2, label=text, **look)
     axes.axhline(tau, color=BLACK, linestyle=":", linewidth=1.4)
     axes.text(edges[-1], tau * 1.15, rf"$\tau$ = {tau:g}", ha="right")
     axes.set(xscale="log", yscale="log", xlim=(edges[0], edges[-1]), ylim=(0.02, None))
@@ -68,7 +69,8 @@ def fig27(table: pd.DataFrame, fitted: pd.DataFrame, reading: str = "coordinates
             group = group[group[column] > 0]
             expected = exponents(beta)[panel]
             alpha = f"{slope.loc[beta, 'alpha']:.3f}" if beta in slope.index else "no fit"
-            draw_curve(axes, group["neurons"], group[column], index, rf"$\beta$ = {beta:g}: {alpha} ({expected:.3f})")
+            text = rf"$\beta$ = {beta:g}: {alpha} ({expected:.3f})"
+            style.draw_curve(axes, group["neurons"], group[column], index, text)
             if len(group):
                 first = group.iloc[0]
                 ends = np.array([first["neurons"], means["neurons"].max()])
@@ -89,23 +91,19 @@ def panel_c(fitted: pd.DataFrame) -> Figure:
     fitted : DataFrame
         Rows of `theory.slopes` with the columns ``background`` and ``reading``.
     """
-    kinds = list(fitted["background"].unique())
+    kinds = fitted.groupby("background", sort=False)
     figure, panels = plt.subplots(1, len(kinds), figsize=(WIDTH * 1.4, 4.6), sharex=True, sharey=True, squeeze=False)
     shifts = np.linspace(-0.05, 0.05, fitted["reading"].nunique())
-    for axes, kind in zip(panels[0], kinds, strict=True):
-        part = fitted[fitted["background"] == kind]
+    for axes, (kind, part) in zip(panels[0], kinds, strict=True):
         betas = np.linspace(part["beta"].min() - 0.1, part["beta"].max() + 0.1, 100)
         axes.plot(betas, (1 - betas) / betas, color=BLACK, linewidth=1.3, label=r"theory, $(1-\beta)/\beta$")
         for index, (reading, group) in enumerate(part.groupby("reading", sort=False)):
-            error = [group["alpha"] - group["alpha_low"], group["alpha_high"] - group["alpha"]]
-            style = {"color": COLORS[index % 6], "fmt": MARKERS[index % 6], "capsize": 3, "linewidth": 1.2}
-            axes.errorbar(
-                group["beta"] + shifts[index], group["alpha"], yerr=np.nan_to_num(error), label=reading, **style
-            )
+            error = style.interval(group, "alpha", "alpha_low", "alpha_high")
+            look = {"color": COLORS[index % 6], "fmt": MARKERS[index % 6], "capsize": 3, "linewidth": 1.2}
+            axes.errorbar(group["beta"] + shifts[index], group["alpha"], yerr=error, label=reading, **look)
         axes.set(title=f"background of {kind} features", xlabel=r"$\beta$", ylim=(-2, 0.6))
     panels[0, 0].set_ylabel("fitted slope, 95% interval")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    return figure
+    return legend_below(figure, panels[0, 0], columns=3)
 
 
 def slope_errors(fitted: pd.DataFrame, within: float = 0.05) -> Figure:
@@ -118,23 +116,21 @@ def slope_errors(fitted: pd.DataFrame, within: float = 0.05) -> Figure:
     within : float
         Half the width of the band drawn: what the paper reports for its own choices.
     """
-    choices = list(fitted["choice"].unique())
-    figure, panels = plt.subplots(
-        1, len(choices), figsize=(WIDTH * 1.5, 4.2), sharey=True, squeeze=False,
-        width_ratios=[max(2, fitted[fitted["choice"] == choice]["value"].nunique()) for choice in choices],
-    )  # fmt: skip
-    for axes, choice in zip(panels[0], choices, strict=True):
-        part = fitted[(fitted["choice"] == choice) & fitted["panel"].isin(["a", "b"])]
+    choices = fitted.groupby("choice", sort=False)
+    shape = {"figsize": (WIDTH * 1.5, 4.2), "width_ratios": choices["value"].nunique().clip(lower=2).tolist()}
+    figure, panels = plt.subplots(1, len(choices), sharey=True, squeeze=False, **shape)
+    for axes, (choice, part) in zip(panels[0], choices, strict=True):
+        part = part[part["panel"].isin(["a", "b"])]
         values = sorted(part["value"].unique(), key=lambda text: (float(text) if text[0].isdigit() else 0.0, text))
+        betas = part["beta"].nunique()
         axes.axhspan(-within, within, color=GREY, alpha=0.15, linewidth=0)
         for index, ((panel, beta), group) in enumerate(part.groupby(["panel", "beta"])):
-            color = COLORS[index % part["beta"].nunique()]
+            color, marker = COLORS[index % betas], MARKERS[index % betas]
             places = [values.index(value) + (0.12 if panel == "b" else -0.12) for value in group["value"]]
             filled = color if panel == "a" else "none"
-            axes.plot(places, group["error"], MARKERS[index % part["beta"].nunique()], color=color,
-                      markerfacecolor=filled, label=rf"({panel}) $\beta$ = {beta:g}")  # fmt: skip
+            text = rf"({panel}) $\beta$ = {beta:g}"
+            axes.plot(places, group["error"], marker, color=color, markerfacecolor=filled, label=text)
         axes.set_xticks(range(len(values)), values, rotation=45)
         axes.set(xlabel=choice, xlim=(-0.5, len(values) - 0.5))
     panels[0, 0].set_ylabel("slope: measured − theory")
-    figure.legend(*panels[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=6)
-    return figure
+    return legend_below(figure, panels[0, 0], columns=6)

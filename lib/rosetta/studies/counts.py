@@ -123,9 +123,7 @@ def _sweep_row(tokens: int, accumulator: PearsonAccumulator, before: set | None)
     row = {"tokens": tokens, "positions": accumulator.positions, "count": len(pairs)}
     if before is not None:
         both = len(pairs & before)
-        row |= {
-            "overlap": both / max(1, len(pairs)),
-            "retained": both / max(1, len(before)),
-            "jaccard": both / max(1, len(pairs | before)),
-        }
+        row["overlap"] = both / max(1, len(pairs))
+        row["retained"] = both / max(1, len(before))
+        row["jaccard"] = both / max(1, len(pairs | before))
     return row, pairs

@@ -92,9 +92,8 @@ def _facts(study: Study, name: str, neurons: list[tuple]) -> dict[tuple[int, int
     keys = sorted({(layer, unit) for layer, unit, _ in neurons})
     model, kurtosis = load_model(spec, study.device), properties.kurtosis(study, name)
     rows = [layer * spec.mlp_width + unit for layer, unit in keys]
-    promoted = selectivity.promoted_tokens(
-        selectivity.output_weights(model)[rows], selectivity.unembedding(model), study.profile.explorer.promoted
-    )
+    weights, unembedding = selectivity.output_weights(model)[rows], selectivity.unembedding(model)
+    promoted = selectivity.promoted_tokens(weights, unembedding, study.profile.explorer.promoted)
     tokenizer = load_tokenizer(spec)
     return {
         key: (key[0] / max(1, spec.layers - 1), float(kurtosis[key]), tuple(token_texts(tokenizer, ids)))

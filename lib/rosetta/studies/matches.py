@@ -198,12 +198,10 @@ def _as_table(examples: list[Example], name_a: str, name_b: str) -> pd.DataFrame
 
 def _stacked(examples: list[pd.DataFrame]) -> pd.DataFrame:
     """Tables of examples as one, the neurons' names in columns of their own."""
-    renamed = [
-        table.set_axis(["example", "text", "a", "b"], axis=1).assign(
-            neuron_a=table.columns[2], neuron_b=table.columns[3]
-        )
-        for table in examples
-    ]
+    renamed = []
+    for table in examples:
+        _, _, a, b = table.columns
+        renamed.append(table.set_axis(["example", "text", "a", "b"], axis=1).assign(neuron_a=a, neuron_b=b))
     return pd.concat(renamed, ignore_index=True)
 
 
@@ -246,7 +244,6 @@ def _notice_other_environment(split: str, keep_in: Path) -> None:
     path = ROOT / "zoo" / "corpus.json"
     if not path.exists():
         return
-    for difference in environment.differences(
-        split, environment.environment_documents(split, keep_in), json.loads(path.read_text(encoding="utf-8"))
-    ):
+    recorded = json.loads(path.read_text(encoding="utf-8"))
+    for difference in environment.differences(split, environment.environment_documents(split, keep_in), recorded):
         logger.warning(difference)

@@ -58,12 +58,10 @@ def kurtoses(study: Study, families: list[str] | None = None) -> pd.DataFrame:
         for name, pair in study.profile.family_points(family):
             table = kurtosis(study, name).reset_index()
             is_rosetta = pd.MultiIndex.from_frame(table[["layer", "unit"]]).isin(rosetta_neurons(study, name, pair))
-            table["population"] = np.where(is_rosetta, ROSETTA, OTHERS)
-            table.insert(0, "neurons", study.profile.models[name].neurons)
-            table.insert(0, "model", name)
-            table.insert(0, "family", family)
-            tables.append(table)
-    return pd.concat(tables, ignore_index=True)
+            of_model = {"family": family, "model": name, "neurons": study.profile.models[name].neurons}
+            tables.append(table.assign(**of_model, population=np.where(is_rosetta, ROSETTA, OTHERS)))
+    columns = ["family", "model", "neurons", "layer", "unit", "kurtosis", "population"]
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
 def polarization(study: Study, table: pd.DataFrame) -> pd.DataFrame:
@@ -81,11 +79,10 @@ def polarization(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         ``family, model, neurons, population, count, mean, low, high, median`` and, for each threshold of the profile, the
         share of the population above it (``above 3``).
     """
-    properties, rows, keys = study.profile.properties, [], ["family", "model", "neurons", "population"]
+    rows, keys = [], ["family", "model", "neurons", "population"]
+    thresholds, bootstrap = study.profile.properties.kurtosis_above, study.profile.properties.bootstrap
     for key, group in table.groupby(keys, sort=False):
-        summary = selectivity.describe(
-            group["kurtosis"], properties.kurtosis_above, properties.bootstrap, study.profile.seed
-        )
+        summary = selectivity.describe(group["kurtosis"], thresholds, bootstrap, study.profile.seed)
         count, mean, low, high, median, shares = summary
         row = dict(zip(keys, key, strict=True)) | {"count": count, "mean": mean, "low": low, "high": high}
         rows.append(row | {"median": median} | {f"above {value:g}": share for value, share in shares.items()})
@@ -188,12 +185,8 @@ def firing(study: Study, family: str) -> pd.DataFrame:
 
 def depths(study: Study, family: str) -> pd.DataFrame:
     """Figure 31: the share of a family's Rosetta Neurons in each bin of depth, a row a model, a column a bin."""
-    points, bins = study.profile.family_points(family), study.profile.properties.depth_bins
-    return pd.DataFrame(
-        {
-            name: specialization.depth_histogram(
-                rosetta_neurons(study, name, pair).get_level_values("layer"), study.profile.models[name].layers, bins
-            )
-            for name, pair in points
-        }
-    ).T
+    rows, bins = {}, study.profile.properties.depth_bins
+    for name, pair in study.profile.family_points(family):
+        layers = rosetta_neurons(study, name, pair).get_level_values("layer")
+        rows[name] = specialization.depth_histogram(layers, study.profile.models[name].layers, bins)
+    return pd.DataFrame(rows).T
