@@ -1,4 +1,5 @@
 import gzip
+import importlib.metadata
 import json
 import logging
 import random
@@ -32,7 +33,7 @@ def installed(tmp_path, monkeypatch):
     def make(**distributions):
         def distribution(name):
             if name not in distributions:
-                raise pool.importlib.metadata.PackageNotFoundError(name)
+                raise importlib.metadata.PackageNotFoundError(name)
             files = []
             for path, text in distributions[name].items():
                 file = tmp_path / name / path
@@ -41,7 +42,7 @@ def installed(tmp_path, monkeypatch):
                 files.append(Listed(path, file))
             return SimpleNamespace(files=files)
 
-        monkeypatch.setattr(pool.importlib.metadata, "distribution", distribution)
+        monkeypatch.setattr(importlib.metadata, "distribution", distribution)
 
     return make
 

@@ -8,6 +8,7 @@ classifier trained on functions outside the pool.
 import logging
 import re
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -103,10 +104,9 @@ def rank_neurons(
         named = ranked["summary"].str.contains(rf"(?<!\w){re.escape(target)}(?!\w)", case=False, regex=True)
         ranked["target_share"] = ranked["share"].where(named, 0.0)
     ranked["qualifies"] = named & (ranked["target_share"] >= least_share)
-    order = ranked["normalized_activation"].where(ranked["qualifies"], ranked["target_share"])
-    ranked = ranked.assign(order=order).sort_values(
-        ["qualifies", "order", *neuron], ascending=[False, False, True, True], ignore_index=True
-    )
+    ranked["order"] = ranked["normalized_activation"].where(ranked["qualifies"], ranked["target_share"])
+    ascending = {"qualifies": False, "order": False, "layer": True, "unit": True}
+    ranked = ranked.sort_values(list(ascending), ascending=list(ascending.values()), ignore_index=True)
     return ranked.drop(columns="order")
 
 
@@ -165,12 +165,11 @@ def mean_activations(
 
 def _columns(reader: Reader, neurons: Sequence[tuple[int, int]]) -> list[int]:
     """Neurons numbered through all layers."""
+    layers = reader.layers
     for layer, unit in neurons:
-        if not (0 <= layer < len(reader.layers) and 0 <= unit < reader.layers[layer]):
-            raise ValueError(
-                f"{reader.name} has no neuron L{layer}/U{unit}; it has {len(reader.layers)} layers of {reader.layers}"
-            )
-    return [sum(reader.layers[:layer]) + unit for layer, unit in neurons]
+        if not (0 <= layer < len(layers) and 0 <= unit < layers[layer]):
+            raise ValueError(f"{reader.name} has no neuron L{layer}/U{unit}; it has {len(layers)} layers of {layers}")
+    return [sum(layers[:layer]) + unit for layer, unit in neurons]
 
 
 def random_scores(n: int, seed: int) -> np.ndarray:
@@ -322,12 +321,8 @@ def recovery(selected: Sequence[int], is_target: Sequence[bool], n_tokens: Seque
         raise ValueError("the pool has no function of the target language")
     chosen = np.zeros(len(is_target), dtype=bool)
     chosen[np.asarray(selected, dtype=np.int64)] = True
-    of_functions, of_tokens = (
-        metrics.precision_recall_fscore_support(
-            is_target, chosen, average="binary", sample_weight=weight, zero_division=0
-        )
-        for weight in (None, _array(n_tokens))
-    )
+    score = partial(metrics.precision_recall_fscore_support, is_target, chosen, average="binary", zero_division=0)
+    of_functions, of_tokens = score(), score(sample_weight=_array(n_tokens))
     return Recovery(*map(float, (*of_functions[:3], *of_tokens[:3])))
 
 

@@ -64,10 +64,8 @@ def packed(texts: Sequence[str], tokenizer, sequence_length: int) -> np.ndarray:
     row = np.fromiter((i for ids in token_ids(texts, tokenizer) for i in (*ids, end)), dtype=np.int64)
     sequences, rest = divmod(len(row), sequence_length)
     if not sequences:
-        raise ValueError(
-            f"{len(texts)} texts make {len(row)} tokens, less than one sequence of {sequence_length}; "
-            "give more text or a shorter sequence_length"
-        )
+        made = f"{len(texts)} texts make {len(row)} tokens, less than one sequence of {sequence_length}"
+        raise ValueError(f"{made}; give more text or a shorter sequence_length")
     logger.info("%d sequences of %d tokens; the last %d tokens are dropped", sequences, sequence_length, rest)
     return row[: len(row) - rest].reshape(sequences, sequence_length)
 
@@ -152,10 +150,8 @@ def continue_pretraining(
         If the loss became NaN or infinite.
     """
     if training.effective_batch % training.micro_batch:
-        raise ValueError(
-            f"effective_batch is {training.effective_batch}; it must be a multiple of micro_batch, "
-            f"{training.micro_batch}"
-        )
+        rule = f"it must be a multiple of micro_batch, {training.micro_batch}"
+        raise ValueError(f"effective_batch is {training.effective_batch}; {rule}")
     folder = Path(folder)
     mixed = dtype == torch.bfloat16 and torch.device(device).type == "cuda"
     ids = packed(texts, load_tokenizer(spec), training.sequence_length)[:sequences]
@@ -205,9 +201,8 @@ def _trained(model, ids, training, seed, folder, parameters, mixed) -> peft.Peft
     loss = trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints", parameters)).training_loss
     if not math.isfinite(loss):
         shutil.rmtree(folder / "checkpoints")  # they may hold what made it so
-        raise FloatingPointError(
-            f"training {parameters['model']} in {folder} ended with a loss of {loss}; lower peak_learning_rate"
-        )
+        run = f"training {parameters['model']} in {folder}"
+        raise FloatingPointError(f"{run} ended with a loss of {loss}; lower peak_learning_rate")
     return model
 
 

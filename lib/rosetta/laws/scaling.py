@@ -46,9 +46,8 @@ def fit_power_law(neurons: Sequence[float], counts: Sequence[float]) -> PowerLaw
     if len(np.unique(neurons)) < 2:
         raise ValueError("a power law needs at least two different sizes")
     if not (np.isfinite(neurons) & np.isfinite(counts) & (neurons > 0) & (counts > 0)).all():
-        raise ValueError(
-            f"sizes and counts must be positive to have a logarithm; got {neurons.tolist()}, {counts.tolist()}"
-        )
+        got = f"{neurons.tolist()}, {counts.tolist()}"
+        raise ValueError(f"sizes and counts must be positive to have a logarithm; got {got}")
     result = OLS(np.log(counts), add_constant(np.log(neurons))).fit()
     low, high = result.conf_int()[1] if len(neurons) > 2 else (np.nan, np.nan)
     # Equal counts leave no variance to explain; a flat line explains them all the same.
@@ -82,9 +81,8 @@ def leave_largest_out(neurons: Sequence[float], counts: Sequence[float]) -> Pred
         With fewer than four points (three are needed for an interval).
     """
     if len(neurons) < 4:
-        raise ValueError(
-            f"leaving one out of {len(neurons)} points leaves too few for an interval; at least 4 are needed"
-        )
+        points = f"{len(neurons)} points"
+        raise ValueError(f"leaving one out of {points} leaves too few for an interval; at least 4 are needed")
     order = np.argsort(neurons)
     x, y = np.log(np.asarray(neurons, dtype=float)[order]), np.log(np.asarray(counts, dtype=float)[order])
     model = OLS(y[:-1], add_constant(x[:-1])).fit()

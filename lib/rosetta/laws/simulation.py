@@ -115,16 +115,13 @@ def recover(
     width = assigned if coordinates == "assigned" else min(n_neurons, len(isolation))
     rng = np.random.default_rng([seed, n_neurons, n_inputs, round(beta * 1e6)])
     first = assigned if background == "unassigned" else 0
-    loadings = [
-        _loadings(isolation[:width], len(isolation), first, background_size, interference_norm, noise_floor, rng)
-        for _ in range(2)
-    ]
+    features, isolation = len(isolation), isolation[:width]
+    choices = first, background_size, interference_norm, noise_floor
+    loadings = [_loadings(isolation, features, *choices, rng) for _ in range(2)]
     draw = scatter_correlation if sampler == "fast" else literal_correlation
     corr = draw(*loadings, n_inputs, noise_floor, rng)
     pairs = mutual_nearest(corr)
-    return Recovered(
-        isolation[:width], pairs.numpy(), corr[pairs[:, 0], pairs[:, 1]].numpy(), n_neurons, len(isolation)
-    )
+    return Recovered(isolation, pairs.numpy(), corr[pairs[:, 0], pairs[:, 1]].numpy(), n_neurons, features)
 
 
 def _loadings(isolation, features, first, size, norm, noise_floor, rng) -> Loadings:

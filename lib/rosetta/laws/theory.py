@@ -206,9 +206,8 @@ def signal_to_interference(loadings: np.ndarray, noise_floor: float) -> np.ndarr
     check(noise_floor=noise_floor)
     power = np.asarray(loadings, dtype=np.float64) ** 2
     if power.ndim != 2 or 0 in power.shape or not np.isfinite(power).all():
-        raise ValueError(
-            f"loadings has shape {power.shape}, {(~np.isfinite(power)).sum()} not finite; it must be [N, A], all finite"
-        )
+        infinite = (~np.isfinite(power)).sum()
+        raise ValueError(f"loadings has shape {power.shape}, {infinite} not finite; it must be [N, A], all finite")
     # What lies left and right of an entry; the total minus the entry would cancel where the entry dominates.
     left = np.pad(np.cumsum(power[:, :-1], axis=1), ((0, 0), (1, 0)))
     right = np.pad(np.cumsum(power[:, :0:-1], axis=1)[:, ::-1], ((0, 0), (0, 1)))

@@ -105,9 +105,8 @@ class Reader:
             return
         for layer, part in enumerate(acts.split(self.layers, dim=1)):
             if not torch.isfinite(part).all():
-                raise BadActivations(
-                    f"{self.name}, layer {layer}: NaN or infinity among the activations of {self.mlps[layer].path}"
-                )
+                path = self.mlps[layer].path
+                raise BadActivations(f"{self.name}, layer {layer}: NaN or infinity among the activations of {path}")
 
 
 def read_windows(

@@ -58,12 +58,10 @@ def token_byte_spans(tokenizer, text: str) -> tuple[list[int], np.ndarray]:
 
 def batch_byte_spans(tokenizer, texts: list[str]) -> list[tuple[list[int], np.ndarray]]:
     """`token_byte_spans` of many texts, tokenized together."""
-    encoded = []
-    for text in texts:
-        try:
-            encoded.append(text.encode("utf-8"))
-        except UnicodeEncodeError as error:
-            raise ValueError(f"the text has no UTF-8 form: {error}") from error
+    try:
+        encoded = [text.encode("utf-8") for text in texts]
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text has no UTF-8 form: {error}") from error
     if not texts:
         return []
     token_bytes, lengths = vocabulary_bytes(tokenizer)
@@ -103,11 +101,9 @@ def vocabulary_bytes(tokenizer) -> tuple[list[bytes | None], np.ndarray]:
         vocabulary = tokenizer.get_vocab()
         added = {i: token.content for i, token in tokenizer.added_tokens_decoder.items()}
         to_bytes = _byte_level if _is_byte_level(vocabulary, added) else _sentencepiece
-        table: list[bytes | None] = [None] * (max([*vocabulary.values(), *added], default=-1) + 1)
-        for token, i in vocabulary.items():
-            table[i] = added[i].encode() if i in added else to_bytes(token)
-        for i, content in added.items():
-            table[i] = content.encode()
+        by_id = {i: to_bytes(token) for token, i in vocabulary.items() if i not in added}
+        by_id |= {i: content.encode() for i, content in added.items()}
+        table = [by_id.get(i) for i in range(max(by_id, default=-1) + 1)]
         _vocabularies[tokenizer] = table, np.array([len(b or b"") for b in table], dtype=np.int64)
     return _vocabularies[tokenizer]
 
@@ -122,9 +118,8 @@ def token_texts(tokenizer, ids: Iterable[int]) -> list[str]:
 def _byte_alphabet() -> dict[str, int]:
     """The 256 printable characters by which byte-level tokenizers write bytes (GPT-2's table, inverted)."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    table = {chr(byte): byte for byte in printable}
-    table |= {chr(256 + n): byte for n, byte in enumerate(b for b in range(256) if b not in printable)}
-    return table
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + n): byte for n, byte in enumerate(others)}
 
 
 def _is_byte_level(vocabulary: dict[str, int], added: dict[int, str]) -> bool:
@@ -176,7 +171,7 @@ def canonical_spans(spans_a: np.ndarray, spans_b: np.ndarray) -> np.ndarray:
     """
     if not len(spans_a) and not len(spans_b):
         return np.empty((0, 2), dtype=np.int64)
-    bounds_a, bounds_b = (np.unique(np.asarray(spans)) for spans in (spans_a, spans_b))
+    bounds_a, bounds_b = np.unique(spans_a), np.unique(spans_b)
     if not len(bounds_a) or not len(bounds_b) or bounds_a[0] != bounds_b[0] or bounds_a[-1] != bounds_b[-1]:
         raise ValueError("the two tokenizations do not cover the same text; they share no first and last boundary")
     shared = np.intersect1d(bounds_a, bounds_b, assume_unique=True)
@@ -223,12 +218,11 @@ def average_rows(acts: torch.Tensor, first: np.ndarray, last: np.ndarray) -> tor
     counts = last - first
     starts = np.cumsum(counts) - counts
     rows = np.arange(counts.sum()) - np.repeat(starts - first, counts)
-    acts = acts.float()
+    acts = acts.float()[torch.from_numpy(rows).to(acts.device)]
     if len(rows) == len(counts):  # one token a span
-        return acts[torch.from_numpy(rows).to(acts.device)]
+        return acts
     spans = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(acts.device)
-    total = torch.zeros(len(counts), acts.shape[1], device=acts.device)
-    total.index_add_(0, spans, acts[torch.from_numpy(rows).to(acts.device)])
+    total = torch.zeros(len(counts), acts.shape[1], device=acts.device).index_add_(0, spans, acts)
     return total / torch.from_numpy(counts).to(acts.device)[:, None]
 
 
@@ -267,26 +261,21 @@ def segments(
     chunk : int
         Documents tokenized together.
     """
-    room_a, room_b = (context - len(special_prefix(t)) for t in (tokenizer_a, tokenizer_b))
-    if min(room_a, room_b) < 1:
+    tokenizers = tokenizer_a, tokenizer_b
+    rooms = [_room(tokenizer, context) for tokenizer in tokenizers]
+    for together in batched(documents, chunk):
+        texts = [document.text for document in together]
+        encoded = (batch_byte_spans(tokenizer, texts) for tokenizer in tokenizers)
+        for document, a, b in zip(together, *encoded, strict=True):
+            yield from _cut(document, *a, *b, *rooms, per_document)
+
+
+def _room(tokenizer, context: int) -> int:
+    """Tokens of text that fit a context."""
+    room = context - len(special_prefix(tokenizer))
+    if room < 1:
         raise ValueError(f"a context of {context} leaves no room for a token beside the special ones")
-    waiting: list[Document] = []
-    for document in _with_end(documents):
-        if document is not None:
-            waiting.append(document)
-        if len(waiting) == chunk or document is None:
-            texts = [d.text for d in waiting]
-            encoded = zip(
-                waiting, batch_byte_spans(tokenizer_a, texts), batch_byte_spans(tokenizer_b, texts), strict=True
-            )
-            for one, (ids_a, spans_a), (ids_b, spans_b) in encoded:
-                yield from _cut(one, ids_a, spans_a, ids_b, spans_b, room_a, room_b, per_document)
-            waiting = []
-
-
-def _with_end(items: Iterable) -> Iterator:
-    yield from items
-    yield None
+    return room
 
 
 def _cut(document, ids_a, spans_a, ids_b, spans_b, room_a, room_b, per_document) -> Iterator[Segment]:
@@ -304,14 +293,9 @@ def _cut(document, ids_a, spans_a, ids_b, spans_b, room_a, room_b, per_document)
             start += 1
             continue
         span = slice(start, end)
-        yield Segment(
-            document,
-            ids_a[a : last_a[end - 1]],
-            ids_b[b : last_b[end - 1]],
-            (first_a[span] - a, last_a[span] - a),
-            (first_b[span] - b, last_b[span] - b),
-            canonical[span],
-        )
+        ids = ids_a[a : last_a[end - 1]], ids_b[b : last_b[end - 1]]
+        tokens_a, tokens_b = (first_a[span] - a, last_a[span] - a), (first_b[span] - b, last_b[span] - b)
+        yield Segment(document, *ids, tokens_a, tokens_b, canonical[span])
         start, given = end, given + 1
 
 
@@ -338,9 +322,7 @@ def windows(
     chunk : int
         Documents tokenized together.
     """
-    room = context - len(special_prefix(tokenizer))
-    if room < 1:
-        raise ValueError(f"a context of {context} leaves no room for a token beside the special ones")
+    room = _room(tokenizer, context)
     for together in batched(documents, chunk):
         encoded = batch_byte_spans(tokenizer, [document.text for document in together])
         for document, (ids, spans) in zip(together, encoded, strict=True):

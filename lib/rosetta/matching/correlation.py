@@ -39,11 +39,10 @@ class PearsonAccumulator:
         ValueError
             If the shapes do not fit, or on NaN or infinity.
         """
-        if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or (a.shape[1], b.shape[1]) != tuple(self.cross.shape):
-            raise ValueError(
-                f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected [T, {self.cross.shape[0]}] and "
-                f"[T, {self.cross.shape[1]}] with the same T"
-            )
+        n_a, n_b = self.cross.shape
+        if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or (a.shape[1], b.shape[1]) != (n_a, n_b):
+            expected = f"[T, {n_a}] and [T, {n_b}] with the same T"
+            raise ValueError(f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected {expected}")
         if not len(a):
             return
         a, moved_a = self.a.centre(a, self.positions)
@@ -101,9 +100,8 @@ class Moments:
         x = (x - self.shift).mul_(self.scale)
         mean = x.mean(0)
         if not torch.isfinite(mean).all():
-            raise ValueError(
-                f"NaN or infinity in the activations of neuron {int((~torch.isfinite(mean)).nonzero()[0])}"
-            )
+            neuron = int((~torch.isfinite(mean)).nonzero()[0])
+            raise ValueError(f"NaN or infinity in the activations of neuron {neuron}")
         x.sub_(mean)
         moved = mean.double() - self.mean
         self.mean += moved * (len(x) / (before + len(x)))

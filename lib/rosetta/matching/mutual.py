@@ -114,9 +114,8 @@ def _exact(batches, k, layers, memory_bytes, device) -> tuple[Neighbours, Neighb
         raise ValueError("there is nothing to match: no batches, or a model without neurons")
     plan = list(tiles(n_a, n_b, memory_bytes))
     if len(plan) > 1 and iter(batches) is batches:
-        raise ValueError(
-            f"{len(plan)} tiles need as many passes, but these batches can be read only once; pass a list or AlignedBatches"
-        )
+        again = "these batches can be read only once; pass a list or AlignedBatches"
+        raise ValueError(f"{len(plan)} tiles need as many passes, but {again}")
     best_of_rows, best_of_columns = _nobody(n_a, k), _nobody(n_b, k)
     dead_a, dead_b = np.zeros(n_a, bool), np.zeros(n_b, bool)
     positions = 0
@@ -228,12 +227,9 @@ def matched_neurons(table: pd.DataFrame, model: str) -> pd.MultiIndex:
         If the table is not about that model.
     """
     for side in "ab":
-        if (table[f"model_{side}"] == model).any():
-            return pd.MultiIndex.from_frame(
-                table[[f"layer_{side}", f"unit_{side}"]].drop_duplicates(), names=["layer", "unit"]
-            )
-    if not len(table):
-        return pd.MultiIndex.from_arrays([[], []], names=["layer", "unit"])
+        if not len(table) or (table[f"model_{side}"] == model).any():
+            neurons = table[[f"layer_{side}", f"unit_{side}"]].drop_duplicates()
+            return pd.MultiIndex.from_frame(neurons, names=["layer", "unit"])
     raise ValueError(f"model {model!r} is not in this table; it has {table.model_a[0]!r} and {table.model_b[0]!r}")
 
 

@@ -40,9 +40,8 @@ def screen_and_verify(batches, k: int = 1, *, buckets: int = 2048, candidates: i
         If candidates < k, buckets < 1, there are fewer than two positions, or the batches can be read only once.
     """
     if candidates < k or buckets < 1:
-        raise ValueError(
-            f"candidates is {candidates} and buckets {buckets}; allowed are at least k = {k} and at least 1"
-        )
+        allowed = f"at least k = {k} and at least 1"
+        raise ValueError(f"candidates is {candidates} and buckets {buckets}; allowed are {allowed}")
     if iter(batches) is batches:
         raise ValueError("sketching reads the batches twice; pass a list or AlignedBatches, not a generator")
     sketch_a, sketch_b = _sketches(batches, buckets, seed, device)
@@ -95,11 +94,8 @@ def _candidates(estimate: torch.Tensor, candidates: int) -> tuple[np.ndarray, np
     n_a, n_b = estimate.shape
     of_rows = estimate.topk(min(candidates, n_b), dim=1).indices.cpu().numpy()
     of_columns = estimate.topk(min(candidates, n_a), dim=0).indices.cpu().numpy()
-    keys = np.concatenate([
-        (np.arange(n_a)[:, None] * n_b + of_rows).ravel(),
-        (of_columns * n_b + np.arange(n_b)).ravel(),
-    ])  # fmt: skip
-    return np.divmod(np.unique(keys), n_b)
+    places_of_rows, places_of_columns = np.arange(n_a)[:, None] * n_b + of_rows, of_columns * n_b + np.arange(n_b)
+    return np.divmod(np.union1d(places_of_rows, places_of_columns), n_b)
 
 
 def _verify(batches, pairs: tuple[np.ndarray, np.ndarray], device, chunk: int = 4096) -> tuple[np.ndarray, dict]:
@@ -118,16 +114,15 @@ def _verify(batches, pairs: tuple[np.ndarray, np.ndarray], device, chunk: int = 
         cross += (moved_a[u] * moved_b[v]).double() * joined_weight(positions, len(batch[0]))
         positions += len(batch[0])
     correlation = cross / moments[0].norm().double()[u] / moments[1].norm().double()[v]
-    dead_a, dead_b = (int((~m.changed).sum()) for m in moments)
+    dead_a, dead_b = (int((~side.changed).sum()) for side in moments)
     facts = {"positions": positions, "dead_a": dead_a, "dead_b": dead_b}
     return correlation.clamp(-1, 1).float().cpu().numpy(), facts
 
 
 def _best(of: np.ndarray, others: np.ndarray, values: np.ndarray, n: int, k: int) -> tuple[np.ndarray, np.ndarray]:
     """The k best of each neuron's candidates: values and indices, [n, k], ties by the lower index."""
-    known = np.isfinite(values)
-    of, others, values = of[known], others[known], values[known]
     order = np.lexsort((others, -values, of))
+    order = order[np.isfinite(values[order])]
     of, others, values = of[order], others[order], values[order]
     rank = np.arange(len(of)) - np.searchsorted(of, of)
     top = rank < k

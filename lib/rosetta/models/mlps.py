@@ -45,13 +45,12 @@ def find_mlps(model: torch.nn.Module) -> list[Mlp]:
                 candidates.append([mlps[0] for mlps in by_block])
     if not candidates:
         raise NoMlpFound(_what_was_seen(model))
-    longest = max(map(len, candidates))
-    if sum(len(mlps) == longest for mlps in candidates) > 1:
-        paths = [mlps[0].path for mlps in candidates if len(mlps) == longest]
-        raise NoMlpFound(
-            f"{type(model).__name__} has several towers of {longest} blocks ({', '.join(paths)}); pass one of them"
-        )
-    return next(mlps for mlps in candidates if len(mlps) == longest)
+    most = max(map(len, candidates))
+    longest = [mlps for mlps in candidates if len(mlps) == most]
+    if len(longest) > 1:
+        towers = f"several towers of {most} blocks ({', '.join(mlps[0].path for mlps in longest)})"
+        raise NoMlpFound(f"{type(model).__name__} has {towers}; pass one of them")
+    return longest[0]
 
 
 def _shape(module: torch.nn.Module) -> tuple[int, int] | None:

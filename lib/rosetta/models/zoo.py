@@ -13,7 +13,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
 from multiprocessing import get_context
@@ -43,6 +43,7 @@ SEQUENCES_PER_STEP = 16
 TOKENS = 5_000_000
 TOKENIZER_BYTES = 4_000_000
 CHECKPOINT_SECONDS = 60
+MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for what it remembers of each weight
 #: Bytes of held-out text on which every model of every family is scored.
 HELDOUT_BYTES = 500_000
 
@@ -59,57 +60,47 @@ class Family(NamedTuple):
     vocabulary: int
     end_of_text: str
     sizes: tuple
-    config: Callable[[int, int, int], transformers.PretrainedConfig]  # (width, depth, vocabulary)
+    architecture: type[transformers.PretrainedConfig]
+    settings: Callable[[int], dict]  # its own, for a width
     left_out: tuple[str, ...] = ()  # corpus subsets it never sees
 
+    def config(self, width: int, depth: int, vocabulary: int) -> transformers.PretrainedConfig:
+        """The configuration of one of its models."""
+        return self.architecture(
+            vocab_size=vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=width // 16,
+            max_position_embeddings=CONTEXT, bos_token_id=0, eos_token_id=0, **self.settings(width),
+        )  # fmt: skip
 
-def _heads(width: int) -> int:
-    return width // 16
 
-
-def _initializer_range(width: int) -> float:
-    # The models are far narrower than the 0.02 of the large ones was meant for; this is GPT-NeoX's "small init".
+def _spread(width: int) -> float:
+    """Of the initial values: GPT-NeoX's "small init", as 0.02 is meant for models far wider than these."""
     return math.sqrt(2 / (5 * width))
 
 
-def _pythia(width, depth, vocabulary):
-    return transformers.GPTNeoXConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=_heads(width),
-        intermediate_size=4 * width, max_position_embeddings=CONTEXT, initializer_range=_initializer_range(width),
-        use_parallel_residual=True, tie_word_embeddings=False, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+def _pythia(width: int) -> dict:
+    of_width = {"intermediate_size": 4 * width, "initializer_range": _spread(width)}
+    return of_width | {"use_parallel_residual": True, "tie_word_embeddings": False}
 
 
-def _gpt2(width, depth, vocabulary):
-    return transformers.GPT2Config(
-        vocab_size=vocabulary, n_embd=width, n_layer=depth, n_head=_heads(width), n_positions=CONTEXT,
-        initializer_range=_initializer_range(width), resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0,
-        bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+def _gpt2(width: int) -> dict:
+    return {"initializer_range": _spread(width), "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
-def _opt(width, depth, vocabulary):
-    return transformers.OPTConfig(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=_heads(width),
-        ffn_dim=4 * width, max_position_embeddings=CONTEXT, word_embed_proj_dim=width, activation_function="relu",
-        init_std=_initializer_range(width), dropout=0.0, attention_dropout=0.0,
-        bos_token_id=0, eos_token_id=0, pad_token_id=1,
-    )  # fmt: skip
+def _opt(width: int) -> dict:
+    of_width = {"ffn_dim": 4 * width, "word_embed_proj_dim": width, "init_std": _spread(width)}
+    return of_width | {"activation_function": "relu", "dropout": 0.0, "attention_dropout": 0.0, "pad_token_id": 1}
 
 
-def _qwen(width, depth, vocabulary):
-    return transformers.Qwen2Config(
-        vocab_size=vocabulary, hidden_size=width, num_hidden_layers=depth, num_attention_heads=_heads(width),
-        num_key_value_heads=max(1, _heads(width) // 2), intermediate_size=4 * width, max_position_embeddings=CONTEXT,
-        initializer_range=_initializer_range(width), tie_word_embeddings=True, bos_token_id=0, eos_token_id=0,
-    )  # fmt: skip
+def _qwen(width: int) -> dict:
+    of_width = {"intermediate_size": 4 * width, "initializer_range": _spread(width)}
+    return of_width | {"num_key_value_heads": max(1, width // 32), "tie_word_embeddings": True}
 
 
 FAMILIES = {
-    "pythia": Family(101, 2048, "<|endoftext|>", (*SIZES, LARGEST), _pythia),
-    "gpt2": Family(202, 1536, "<|endoftext|>", SIZES, _gpt2, left_out=("C/C++",)),
-    "opt": Family(303, 1792, "</s>", (*SIZES, LARGEST), _opt),
-    "qwen": Family(404, 2304, "<|endoftext|>", SIZES, _qwen),
+    "pythia": Family(101, 2048, "<|endoftext|>", (*SIZES, LARGEST), transformers.GPTNeoXConfig, _pythia),
+    "gpt2": Family(202, 1536, "<|endoftext|>", SIZES, transformers.GPT2Config, _gpt2, left_out=("C/C++",)),
+    "opt": Family(303, 1792, "</s>", (*SIZES, LARGEST), transformers.OPTConfig, _opt),
+    "qwen": Family(404, 2304, "<|endoftext|>", SIZES, transformers.Qwen2Config, _qwen),
 }
 
 
@@ -150,22 +141,17 @@ def train_tokenizer(family: str, documents: Iterator[Document]) -> transformers.
     bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
     if family in ("pythia", "qwen"):
         bpe.normalizer = normalizers.NFC()
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=family != "qwen")
     if family == "qwen":
-        bpe.pre_tokenizer = pre_tokenizers.Sequence(
-            [
-                pre_tokenizers.Split(tokenizers.Regex(QWEN_SPLIT), "isolated"),
-                pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
-            ]
-        )
-    else:
-        bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        split = pre_tokenizers.Split(tokenizers.Regex(QWEN_SPLIT), "isolated")
+        bpe.pre_tokenizer = pre_tokenizers.Sequence([split, bpe.pre_tokenizer])
     bpe.decoder = decoders.ByteLevel()
     special = [spec.end_of_text] + (["<pad>"] if family == "opt" else [])
     trainer = trainers.BpeTrainer(
         vocab_size=spec.vocabulary, special_tokens=special, show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )  # fmt: skip
-    bpe.train_from_iterator(_prefix(documents, TOKENIZER_BYTES), trainer)
+    bpe.train_from_iterator((document.text for document in _first(TOKENIZER_BYTES, documents)), trainer)
     if family == "opt":  # like the real one, it begins every text with its end-of-text token
         bpe.post_processor = processors.TemplateProcessing(
             single=f"{spec.end_of_text} $A", special_tokens=[(spec.end_of_text, 0)]
@@ -176,13 +162,13 @@ def train_tokenizer(family: str, documents: Iterator[Document]) -> transformers.
     )  # fmt: skip
 
 
-def _prefix(documents: Iterator[Document], size: int) -> Iterator[str]:
-    """The texts of the first `size` bytes."""
+def _first(size: int, documents: Iterable[Document]) -> Iterator[Document]:
+    """The documents that hold the first `size` bytes."""
     for document in documents:
         if size <= 0:
             return
         size -= len(document.text.encode())
-        yield document.text
+        yield document
 
 
 def prepare_family(family: str, tokens: int, folder: Path, documents: list[Document] | None = None) -> None:
@@ -239,12 +225,9 @@ def train(name: str, tokens: int, folder: Path, device: str = "cpu", stop_after:
     steps = len(order) // SEQUENCES_PER_STEP
     # Sizes of a family differ in their initial values as well as in shape, as separately trained models do.
     model = untrained(name, seed=FAMILIES[family].seed + width).to(device)
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    plain = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}],
-        lr=0.0, betas=(0.9, 0.95), fused=True,
-    )  # fmt: skip
+    decayed = {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1}
+    plain = {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW([decayed, plain], lr=0.0, betas=(0.9, 0.95), fused=True)
     checkpoint, log = folder / f"{name}-{tokens}.safetensors", folder / f"{name}-{tokens}.jsonl"
     first = _restore(checkpoint, model, optimizer)
     model.train()
@@ -275,11 +258,10 @@ def train(name: str, tokens: int, folder: Path, device: str = "cpu", stop_after:
 
 def _save(path: Path, model, optimizer, step: int) -> None:
     """Weights and both AdamW moments as one safetensors file."""
-    names_ = {parameter: name for name, parameter in model.named_parameters()}
-    tensors = {f"weight/{name}": p.detach().contiguous() for p, name in names_.items()}
-    for parameter, state in optimizer.state.items():
-        for key in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{key}/{names_[parameter]}"] = state[key].contiguous()
+    tensors = {}
+    for name, parameter in model.named_parameters():
+        tensors[f"weight/{name}"] = parameter.detach().contiguous()
+        tensors |= {f"{key}/{name}": optimizer.state[parameter][key].contiguous() for key in MOMENTS}
     write_whole(path, lambda temporary: save_file(tensors, temporary, metadata={"step": str(step)}))
 
 
@@ -291,11 +273,8 @@ def _restore(path: Path, model, optimizer) -> int:
         step = int(file.metadata()["step"])
         for name, parameter in model.named_parameters():
             parameter.data.copy_(file.get_tensor(f"weight/{name}"))
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(step)),
-                "exp_avg": file.get_tensor(f"exp_avg/{name}").to(parameter.device),
-                "exp_avg_sq": file.get_tensor(f"exp_avg_sq/{name}").to(parameter.device),
-            }
+            moments = {key: file.get_tensor(f"{key}/{name}").to(parameter.device) for key in MOMENTS}
+            optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
     return step
 
 
@@ -305,14 +284,7 @@ def _restore(path: Path, model, optimizer) -> int:
 
 def heldout_sample() -> list[Document]:
     """The held-out documents on which every model is scored: about `HELDOUT_BYTES` in the corpus's proportions."""
-    stream = interleave(environment_documents("heldout"), ENVIRONMENT_SHARES, seed=0)
-    sample, size = [], 0
-    for document in stream:
-        sample.append(document)
-        size += len(document.text.encode())
-        if size >= HELDOUT_BYTES:
-            return sample
-    return sample
+    return list(_first(HELDOUT_BYTES, interleave(environment_documents("heldout"), ENVIRONMENT_SHARES, seed=0)))
 
 
 def bits_per_byte(model, tokenizer, documents: list[Document], context: int = CONTEXT) -> float:
@@ -346,8 +318,7 @@ def finish(name: str, model, tokens: int, folder: Path, zoo: Path) -> dict:
     return card
 
 
-def _work(name: str, tokens: int, folder: Path, zoo: Path, device: str, threads: int) -> dict:
-    torch.set_num_threads(threads)
+def _work(name: str, tokens: int, folder: Path, zoo: Path, device: str) -> dict:
     return finish(name, train(name, tokens, folder, device), tokens, folder, zoo)
 
 
@@ -357,16 +328,15 @@ def train_all(zoo: Path, tokens: int, jobs: int, wanted: list[str]) -> None:
     folder = zoo / ".training"
     todo = [name for name in wanted if not (zoo / name / "card.json").exists()]
     todo.sort(key=lambda name: parse(name)[1])
-    families = sorted({parse(name)[0] for name in todo if not (folder / f"{parse(name)[0]}-{tokens}.npy").exists()})
-    if families:
-        documents = environment_documents("train")
-        for family in families:
-            logger.info("tokenizing for %s", family)
-            prepare_family(family, tokens, folder, documents)
-    with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
-        threads = max(1, (os.cpu_count() or 1) // jobs)
-        futures = [pool.submit(_work, name, tokens, folder, zoo, device, threads) for name in todo]
-        for future in as_completed(futures):
+    families = {parse(name)[0] for name in todo}
+    missing = sorted(family for family in families if not (folder / f"{family}-{tokens}.npy").exists())
+    documents = environment_documents("train") if missing else []
+    for family in missing:
+        logger.info("tokenizing for %s", family)
+        prepare_family(family, tokens, folder, documents)
+    threads = max(1, (os.cpu_count() or 1) // jobs)
+    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
+        for future in as_completed([pool.submit(_work, name, tokens, folder, zoo, device) for name in todo]):
             card = future.result()
             logger.info("%s: %.4f bits per byte", card["name"], card["heldout_bits_per_byte"])
     cards = [json.loads((zoo / n / "card.json").read_text()) for n in names() if (zoo / n / "card.json").exists()]

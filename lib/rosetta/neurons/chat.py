@@ -121,9 +121,8 @@ def _put(client, requests: dict[Path, dict], names: dict[Path, str], read, retri
             if status in HOPELESS:
                 raise LabelError(f"{client.base_url} answers with status {status}: check {HOPELESS[status]}. {reason}")
             if failed == GIVE_UP_AFTER:
-                raise LabelError(
-                    f"{client.base_url} gives no usable answer, {failed} times in a row; the last: {reason}"
-                )
+                often = f"{failed} times in a row; the last: {reason}"
+                raise LabelError(f"{client.base_url} gives no usable answer, {often}")
     finally:
         pool.shutdown(cancel_futures=True)  # what is under way is still kept
     return answers, reason

@@ -216,12 +216,9 @@ def _describe(window: Window, token: int) -> dict:
         begin += 1
     while end > stop and _inside_character(data, end):
         end -= 1
-    return {
-        "token": data[start:stop].decode(errors="replace"),
-        "start": start - begin, "end": stop - begin,
-        "subset": document.subset, "category": document.category, "source": document.source,
-        "text": data[begin:end].decode(errors="replace"),
-    }  # fmt: skip
+    token, text = data[start:stop].decode(errors="replace"), data[begin:end].decode(errors="replace")
+    origin = {"subset": document.subset, "category": document.category, "source": document.source}
+    return {"token": token, "start": start - begin, "end": stop - begin, **origin, "text": text}
 
 
 def _inside_character(data: bytes, at: int) -> bool:

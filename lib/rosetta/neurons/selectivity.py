@@ -102,10 +102,8 @@ def output_weights(model: torch.nn.Module) -> torch.Tensor:
         if name.endswith("project_out") and getattr(module, "in_features", 0) == together.shape[1]
     ]
     if len(between) != 1 or between[0].out_features != width:
-        raise ValueError(
-            f"{type(model).__name__}: neurons write {together.shape[1]} numbers and the unembedding reads {width}; "
-            "no projection between them was found"
-        )
+        widths = f"neurons write {together.shape[1]} numbers and the unembedding reads {width}"
+        raise ValueError(f"{type(model).__name__}: {widths}; no projection between them was found")
     return together @ between[0].weight.detach().T
 
 

@@ -34,14 +34,12 @@ def normalized_fire(top_categories: Sequence[str], token_share: dict[str, float]
         raise ValueError("there are no top activations to count")
     fired = Counter(top_categories)
     if without := [category for category, share in token_share.items() if not 0 < share < np.inf]:
-        raise ValueError(
-            f"category {without[0]!r} has a token share of {token_share[without[0]]}; firing cannot be normalized by it: "
-            "leave the category out, or take a corpus that holds it"
-        )
+        share = f"category {without[0]!r} has a token share of {token_share[without[0]]}"
+        advice = "leave the category out, or take a corpus that holds it"
+        raise ValueError(f"{share}; firing cannot be normalized by it: {advice}")
     if unknown := sorted(set(fired) - set(token_share)):
-        raise ValueError(
-            f"contexts of category {unknown[0]!r}, which has no token share; there are {', '.join(token_share)}"
-        )
+        there = ", ".join(token_share)
+        raise ValueError(f"contexts of category {unknown[0]!r}, which has no token share; there are {there}")
     return {category: fired[category] / len(top_categories) / share for category, share in token_share.items()}
 
 
@@ -134,9 +132,8 @@ def depth_histogram(layers: Sequence[int], n_layers: int, bins: int = 12) -> np.
     if n_layers < 1 or bins < 1:
         raise ValueError(f"n_layers is {n_layers} and bins is {bins}; each must be at least 1")
     if len(layers) and not (layers.min() >= 0 and layers.max() < n_layers):
-        raise ValueError(
-            f"layers run from {layers.min()} to {layers.max()}; the model has the layers 0 to {n_layers - 1}"
-        )
+        run = f"layers run from {layers.min()} to {layers.max()}"
+        raise ValueError(f"{run}; the model has the layers 0 to {n_layers - 1}")
     # In whole numbers, so that a layer on an edge between two bins always belongs to the upper one.
     at = np.minimum(layers * bins // max(1, n_layers - 1), bins - 1)
     return np.bincount(at, minlength=bins) / max(1, len(layers))

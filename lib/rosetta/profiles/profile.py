@@ -114,9 +114,8 @@ def load(name: str | Path) -> Profile:
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
     if not path.is_file():
         there = ", ".join(sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml")))
-        raise ProfileError(
-            f"there is no profile {str(name)!r} ({path}); there are {there}, or give the path of a .yaml file"
-        )
+        missing = f"there is no profile {str(name)!r} ({path})"
+        raise ProfileError(f"{missing}; there are {there}, or give the path of a .yaml file")
     try:
         with open(path, encoding="utf-8") as file:
             content = _Loader(file).get_single_data()

@@ -95,6 +95,7 @@ Seeds = Annotated[Several[int], Words("a list of whole numbers, at least one")]
 Positives = Annotated[Several[Annotated[Real, Field(gt=0)]], Words("a list of finite numbers above 0")]
 Names = Annotated[Several[str], Words("a list of names")]
 Pair = Annotated[tuple[str, str], Listed, Words("two model names")]
+Exponent = Annotated[int, Field(ge=0, le=20)]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -194,9 +195,7 @@ class TheoryGrid(Section):
     """A grid of simulations: exponents beta, sizes N = 2^e, and runs of each."""
 
     betas: Annotated[Several[Annotated[Real, Field(gt=1)]], Words("a list of finite numbers above 1")]
-    size_exponents: Annotated[
-        Several[Annotated[int, Field(ge=0, le=20)]], Words("a list of whole numbers from 0 to 20: N = 2^e")
-    ]
+    size_exponents: Annotated[Several[Exponent], Words("a list of whole numbers from 0 to 20: N = 2^e")]
     runs: Count
 
     @property

@@ -8,6 +8,7 @@ import ast
 import hashlib
 import importlib.metadata
 import io
+import math
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
@@ -19,28 +20,20 @@ import pandas as pd
 from rosetta.results import keep, write_json
 from rosetta.sources.document import Document, normalize, read_text, split_at_lines
 
-#: Environment subset -> category. There is no conversational text in a Python environment.
-ENVIRONMENT_CATEGORIES = {
-    "Python": "code",
-    "C/C++": "code",
-    "Cython": "code",
-    "Arithmetic": "math",
-    "Scientific docstrings": "formal/scientific",
-    "Licences": "formal/scientific",
-    "API docstrings": "general prose",
-    "Package descriptions": "general prose",
+# Each subset's category, and the share of the corpus's bytes that it gets, as far as its text lasts. There is no
+# conversational text in a Python environment.
+_SUBSETS = {
+    "Python": ("code", 0.30),
+    "C/C++": ("code", 0.15),
+    "Cython": ("code", 0.05),
+    "Arithmetic": ("math", 0.08),
+    "Scientific docstrings": ("formal/scientific", 0.20),
+    "Licences": ("formal/scientific", 0.02),
+    "API docstrings": ("general prose", 0.15),
+    "Package descriptions": ("general prose", 0.05),
 }
-#: Share of the environment corpus's bytes that each subset gets, as far as its text lasts.
-ENVIRONMENT_SHARES = {
-    "Python": 0.30,
-    "C/C++": 0.15,
-    "Cython": 0.05,
-    "Arithmetic": 0.08,
-    "Scientific docstrings": 0.20,
-    "Licences": 0.02,
-    "API docstrings": 0.15,
-    "Package descriptions": 0.05,
-}
+ENVIRONMENT_CATEGORIES = {subset: category for subset, (category, _) in _SUBSETS.items()}
+ENVIRONMENT_SHARES = {subset: share for subset, (_, share) in _SUBSETS.items()}
 # Named one by one, never "whatever is installed": adding a dependency to the kit must not change its corpus.
 SCIENTIFIC = ("sympy", "scipy", "scikit-learn", "statsmodels", "networkx", "mpmath")
 GENERAL = ("pandas", "matplotlib", "numpy", "sqlalchemy", "pygments", "ipython", "tornado", "pillow", "fonttools",
@@ -62,6 +55,7 @@ DOCUMENT_CHARACTERS = 4_000
 #: One file in ten is held out, by the hash of its path.
 HELDOUT_ONE_IN = 10
 ARITHMETIC_DOCUMENTS = 6_000
+LEFT_OUT_FOLDERS = {"tests", "test", "testing", "_vendor", "__pycache__"}
 
 
 def is_heldout(path: str) -> bool:
@@ -107,13 +101,16 @@ def _read_environment(split: str) -> list[Document]:
 @cache
 def distributions() -> dict[str, str | None]:
     """The distributions that the environment corpus reads and their versions here; None for one that is missing."""
-    versions = {}
-    for name in sorted({*PYTHON_CODE, *GENERAL, *HEADERS, *CYTHON, *DESCRIBED}):
-        try:
-            versions[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            versions[name] = None
-    return versions
+    names = sorted({*PYTHON_CODE, *GENERAL, *HEADERS, *CYTHON, *DESCRIBED})
+    return {name: found.version if (found := distribution(name)) else None for name in names}
+
+
+def distribution(name: str) -> importlib.metadata.Distribution | None:
+    """An installed distribution; None for one that is missing."""
+    try:
+        return importlib.metadata.distribution(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def manifest(documents: Iterable[Document]) -> dict[str, dict]:
@@ -142,11 +139,11 @@ def differences(split: str, documents: Iterable[Document], recorded: dict) -> li
     if not subsets:
         return []
     versions, made_with = distributions(), recorded["distributions"]
-    changed = [
-        f"{name} {versions.get(name) or 'missing'} instead of {made_with.get(name) or 'missing'}"
-        for name in sorted({*versions, *made_with})
-        if versions.get(name) != made_with.get(name)
-    ]
+    changed = []
+    for name in sorted({*versions, *made_with}):
+        version, recorded_one = versions.get(name), made_with.get(name)
+        if version != recorded_one:
+            changed.append(f"{name} {version or 'missing'} instead of {recorded_one or 'missing'}")
     because = "; ".join(changed) or "the versions are the same, so the files themselves differ (another platform?)"
     return [f"subset {subset} of the {split} split has other text than recorded ({because})" for subset in subsets]
 
@@ -159,17 +156,14 @@ def write_manifest(path: Path) -> None:
 
 def _environment_texts(heldout: bool) -> Iterator[tuple[str, str, str]]:
     """(subset, path, text) for every file of the environment corpus on one side of the split."""
-    for name, version in distributions().items():
-        if version is None:
+    for name in distributions():
+        found = distribution(name)
+        if found is None:
             continue  # the manifest notices and names it
-        distribution = importlib.metadata.distribution(name)
-        for file in sorted(distribution.files or (), key=str):
+        for file in sorted(found.files or (), key=str):
             kind = file_kind(name, str(file))
             path = f"{name}/{_without_version(str(file))}"
-            if kind is None or is_heldout(path) != heldout:
-                continue
-            text = read_text(Path(file.locate()))
-            if text is None:
+            if kind is None or is_heldout(path) != heldout or (text := read_text(Path(file.locate()))) is None:
                 continue
             if kind == "py":
                 code, docstrings = split_docstrings(text)
@@ -190,10 +184,7 @@ def _environment_texts(heldout: bool) -> Iterator[tuple[str, str, str]]:
 def file_kind(name: str, path: str) -> str | None:
     """What a file of a distribution is to the corpus: a subset, "py" for a Python module, or None."""
     parts = path.split("/")
-    if {"tests", "test", "testing", "_vendor", "__pycache__"} & set(parts) or parts[-1] in (
-        "version.py",
-        "__config__.py",
-    ):
+    if LEFT_OUT_FOLDERS & set(parts) or parts[-1] in ("version.py", "__config__.py"):
         return None  # tests repeat themselves; generated files differ between platforms
     if path.endswith(".dist-info/METADATA"):
         return "Package descriptions" if name in DESCRIBED else None
@@ -225,10 +216,8 @@ def split_docstrings(source: str) -> tuple[str, str]:
     lines = list(io.StringIO(source, newline=""))  # Python's lines; splitlines would end one at a form feed too
     docstrings = []
     for node in ast.walk(tree):
-        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            continue
-        docstring = ast.get_docstring(node, clean=True)
-        if docstring:
+        documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+        if documented and (docstring := ast.get_docstring(node)):
             literal = node.body[0]
             docstrings.append((literal.lineno, docstring))
             lines[literal.lineno - 1 : literal.end_lineno] = [""] * (literal.end_lineno - literal.lineno + 1)
@@ -258,12 +247,9 @@ def _problem(kind: int, rng: random.Random) -> str:
     if kind == 4:
         return f"Calculate the remainder when {a * b + c} is divided by {a}.\n{(a * b + c) % a}"
     if kind == 5:
-        unit, factor, small = rng.choice(
-            [("hours", 60, "minutes"), ("metres", 100, "centimetres"), ("weeks", 7, "days")]
-        )
+        units = [("hours", 60, "minutes"), ("metres", 100, "centimetres"), ("weeks", 7, "days")]
+        unit, factor, small = rng.choice(units)
         return f"How many {small} are there in {a} {unit}?\n{a * factor}"
     if kind == 6:
-        verdict = a > 1 and all(a % d for d in range(2, int(a**0.5) + 1))
-        return f"Is {a} a prime number?\n{verdict}"
-    divisor = next(d for d in range(min(a, b), 0, -1) if a % d == 0 and b % d == 0)
-    return f"Calculate the greatest common divisor of {a} and {b}.\n{divisor}"
+        return f"Is {a} a prime number?\n{all(a % divisor for divisor in range(2, a))}"
+    return f"Calculate the greatest common divisor of {a} and {b}.\n{math.gcd(a, b)}"

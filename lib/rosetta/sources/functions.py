@@ -8,7 +8,6 @@ files; the pool takes only the others, so no neuron is chosen on text that it is
 import gzip
 import hashlib
 import heapq
-import importlib.metadata
 import json
 import logging
 import re
@@ -84,15 +83,13 @@ def is_test(path: str) -> bool:
 
 def _files() -> Iterator[tuple[str, str, Path]]:
     """(path, language, file) of every source file outside the matching corpus."""
-    for name in sorted(
-        {*PYTHON, *environment.HEADERS, *environment.CYTHON, *(path.split("/")[0] for path in JAVASCRIPT)}
-    ):
-        try:
-            files = importlib.metadata.distribution(name).files or ()
-        except importlib.metadata.PackageNotFoundError:
+    with_javascript = {path.partition("/")[0] for path in JAVASCRIPT}
+    for name in sorted({*PYTHON, *environment.HEADERS, *environment.CYTHON, *with_javascript}):
+        found = environment.distribution(name)
+        if found is None:
             logger.warning("%s is not installed; the pool goes without its functions", name)
             continue
-        for file in files:
+        for file in found.files or ():
             path = f"{name}/{file}"
             language = _language(name, str(file))
             if language and not environment.is_heldout(path):
@@ -157,9 +154,8 @@ def _lines(folder: str | Path, language: str, split: str, _revision: None) -> It
     files = sorted(Path(folder).glob(f"{language}/final/jsonl/{split}/*.jsonl.gz"))
     if not files:
         there = sorted({path.parts[-5] for path in Path(folder).glob("*/final/jsonl/*/*.jsonl.gz")})
-        raise ValueError(
-            f"{folder} has no {language}/final/jsonl/{split}/*.jsonl.gz; its languages are {', '.join(there) or 'none'}"
-        )
+        missing = f"{language}/final/jsonl/{split}/*.jsonl.gz"
+        raise ValueError(f"{folder} has no {missing}; its languages are {', '.join(there) or 'none'}")
     for file in files:
         try:
             with gzip.open(file) as lines:
@@ -294,9 +290,8 @@ def write(functions: Iterable[Function], path: Path, rows: int = 2_000) -> None:
 def read(path: Path, numbers: Sequence[int] | None = None) -> Iterator[Function]:
     """The functions of a file that `write` wrote, streamed; given numbers, only those, in the file's order."""
     wanted = None if numbers is None else set(map(int, numbers))
-    number = 0
-    for batch in pq.ParquetFile(path).iter_batches(2_000, columns=list(Function._fields)):
-        for row in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-            if wanted is None or number in wanted:
-                yield Function(*row)
-            number += 1
+    batches = pq.ParquetFile(path).iter_batches(2_000, columns=list(Function._fields))
+    rows = (row for batch in batches for row in batch.to_pylist())
+    for number, row in enumerate(rows):
+        if wanted is None or number in wanted:
+            yield Function(**row)

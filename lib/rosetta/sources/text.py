@@ -102,8 +102,7 @@ def _field(row: dict, path: str) -> str:
     """``"meta.pile_set_name"`` of a nested row."""
     for key in path.split("."):
         if not isinstance(row, dict) or key not in row:
-            raise ValueError(
-                f"the data set has no field {path!r}; a row has {sorted(row) if isinstance(row, dict) else row!r}"
-            )
+            there = sorted(row) if isinstance(row, dict) else repr(row)
+            raise ValueError(f"the data set has no field {path!r}; a row has {there}")
         row = row[key]
     return row
