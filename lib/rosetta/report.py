@@ -25,22 +25,17 @@ def summary(study: Study) -> str:
 
 def took(folder: Path) -> list[str]:
     """The time in which at least one notebook ran, and the largest memory of one, from the engine's records (MiB, s)."""
-    rows = []
-    for file in folder.rglob("*.tsv"):
-        row, ended = pd.read_csv(file, sep="\t").iloc[-1], file.stat().st_mtime
-        name = " ".join(file.relative_to(folder).with_suffix("").parts)
-        rows.append((ended - row.s, ended, 0.0 if pd.isna(row.max_rss) else float(row.max_rss), name))
-    if not rows:
+    files = {" ".join(file.relative_to(folder).with_suffix("").parts): file for file in folder.rglob("*.tsv")}
+    if not files:
         return []
-    wall = last = 0.0
-    for started, ended, _, _ in sorted(rows):  # they overlap, and lie apart where a run was stopped and went on
-        wall += max(0.0, ended - max(started, last))
-        last = max(last, ended)
-    memory, name = max((memory, name) for _, _, memory, name in rows)
-    return [
-        f"{'time':<11}{wall / 60:.1f} min for {len(rows)} notebooks",
-        f"{'memory':<11}{memory / 1024:.2f} GiB at most, {name}",
-    ]
+    runs = pd.concat({name: pd.read_csv(file, sep="\t").tail(1) for name, file in files.items()}).droplevel(1)
+    runs["ended"] = [file.stat().st_mtime for file in files.values()]
+    runs = runs.assign(started=runs.ended - runs.s, max_rss=runs.max_rss.fillna(0)).sort_values("started")
+    # They overlap, and lie apart where a run was stopped and went on.
+    idle = (runs.started - runs.ended.cummax().shift()).clip(lower=0).sum()
+    minutes = (runs.ended.max() - runs.started.min() - idle) / 60
+    most = f"{runs.max_rss.max() / 1024:.2f} GiB at most, {runs.max_rss.idxmax()}"
+    return [f"{'time':<11}{minutes:.1f} min for {len(runs)} notebooks", f"{'memory':<11}{most}"]
 
 
 def publish(study: Study, folder: Path) -> None:
