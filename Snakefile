@@ -62,6 +62,7 @@ def pairs_first(wildcards):
 ROSETTA = matched(
     [pair for family in STUDY.properties.rosetta for _, pair in STUDY.family_points(family)]
     + STUDY.pairs_of(STUDY.explorer.point)
+    + [STUDY.filtering.pair]
 )
 #: The notebooks after 02 run two at a time, but for 07, which takes longest.
 HALF = max(1, workflow.cores // 2)

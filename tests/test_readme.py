@@ -112,7 +112,28 @@ def test_what_it_says_of_specialization_is_what_the_published_run_found():
     trends = pd.read_csv(ROOT / "figures" / "firing_trends.csv").query("population == 'Rosetta'")
     assert "No trend of any category has an interval that excludes zero" in README
     assert ((trends.low < 0) & (trends.high > 0)).all()
+    others = pd.read_csv(ROOT / "figures" / "firing_trends.csv").query("population == 'other' and family == 'pythia'")
+    for name, category in (("code", "code"), ("formal text", "formal/scientific"), ("math", "math")):
+        slope, low, high = others.set_index("category").loc[category, ["slope", "low", "high"]]
+        assert low > 0 or high < 0
+        assert f"{name} {slope:+.2f} [{low:+.2f}, {high:+.2f}]" in README
     of_pythia = trends[trends.family == "pythia"].set_index("category")
     for name, category in (("code", "code"), ("math", "math"), ("prose", "general prose")):
         slope, low, high = of_pythia.loc[category, ["slope", "low", "high"]]
         assert f"{name} {slope:+.2f} [{low:+.2f}, {high:+.2f}]" in README
+
+
+def test_what_it_says_of_the_nulls_is_what_the_published_run_found():
+    points = pd.read_csv(ROOT / "figures" / "points.csv")
+    pairs = points[points["models"].str.count(r"\+") == 1]
+    same = (points["raw"] == points["calibrated"]).sum()
+    exceeds = (pairs["strict_threshold"] > pairs["mean_correlation"]).sum()
+    told = " ".join(README.split())
+    assert f"equals the raw one at {same} of {len(points)} points" in told
+    assert (
+        f"99.9th percentile is {points.threshold.min():.2f} to {points.threshold.max():.2f}, and no trained pair"
+        in told
+    )
+    untrained, trained = pairs["strict_threshold"], points["mean_correlation"]
+    assert f"pairs is {untrained.min():.2f} to {untrained.max():.2f}, where the trained pairs have a mean of" in told
+    assert f"a mean of {trained.min():.2f} to {trained.max():.2f}; at {exceeds} of {len(pairs)} pairs of models" in told

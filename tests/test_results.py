@@ -330,6 +330,22 @@ def test_a_process_killed_between_result_and_record_has_it_made_again(tmp_path, 
 
 
 def test_a_left_temporary_of_the_same_process_number_is_written_over(tmp_path):
-    (tmp_path / f".{os.getpid()}-r.json").write_text("left from long ago, and longer than what comes")
+    (tmp_path / f".{results.HOST}-{os.getpid()}-r.json").write_text("left from long ago, and longer than what comes")
     assert keep(tmp_path / "r.json", {}, Maker(1)) == 1
     assert files_in(tmp_path) == ["r.json", "r.json.made-with.json"]
+
+
+def test_what_a_dead_process_of_this_machine_left_is_removed_and_nothing_else(tmp_path):
+    done = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    dead, alive = int(done.stdout), os.getppid()
+    left = {
+        name: tmp_path / name
+        for name in (
+            f".{results.HOST}-{dead}-r.json", f".{results.HOST}-{alive}-r.json", f".elsewhere-{dead}-r.json",
+            f".{results.HOST}-{dead}-other.json", f"{dead}-r.json",
+        )
+    }  # fmt: skip
+    for path in left.values():
+        path.write_text("half")
+    keep(tmp_path / "r.json", {}, Maker(1))
+    assert {name for name, path in left.items() if not path.exists()} == {f".{results.HOST}-{dead}-r.json"}

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rosetta.profiles.profile import ProfileError
 from rosetta.results import write_whole
 from rosetta.studies.matches import Study
 
@@ -52,7 +53,12 @@ def main() -> None:
     parser.add_argument("--results", default="results")
     parser.add_argument("--publish", type=Path, help="copy figures and tables to this folder")
     arguments = parser.parse_args()
-    study = Study(arguments.profile, arguments.results)
+    try:
+        study = Study(arguments.profile, arguments.results)
+    except ProfileError as error:
+        parser.error(str(error))
+    if not (study.folder / "tables" / "fits.csv").is_file():
+        parser.error(f"{study.folder} holds no finished run; `make reproduce PROFILE={arguments.profile}` makes one")
     if arguments.publish:
         publish(study, arguments.publish)
     print(summary(study))

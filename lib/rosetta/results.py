@@ -7,12 +7,14 @@ is named in a message and made again.
 
 import ast
 import errno
+import glob
 import hashlib
 import importlib.metadata
 import json
 import logging
 import os
 import platform
+import re
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,6 +24,8 @@ import pandas as pd
 
 logger = logging.getLogger(__name__)
 
+#: Part of a temporary file's name: several machines may share a folder.
+HOST = re.sub(r"\W", "_", platform.node())
 LIBRARY = Path(__file__).parent
 #: What the libraries compute with and no module of this one imports.
 BEHIND = ("tokenizers",)
@@ -39,7 +43,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{os.getpid()}-{path.name}")
+    _sweep(path)
+    temporary = path.with_name(f".{HOST}-{os.getpid()}-{path.name}")
     try:
         write(temporary)
         with open(temporary, "rb") as file:
@@ -52,6 +57,24 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
         raise
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _sweep(path: Path) -> None:
+    """Remove what processes of this machine that are no more have left of a file that they were writing."""
+    for left in path.parent.glob(f".{HOST}-*-{glob.escape(path.name)}"):
+        process = left.name.removeprefix(f".{HOST}-").removesuffix(f"-{path.name}")
+        if process.isdigit() and not _is_running(int(process)):
+            left.unlink(missing_ok=True)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)  # sends nothing
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # somebody else's
+        return True
+    return True
 
 
 def write_json(path: Path, content: Any) -> None:

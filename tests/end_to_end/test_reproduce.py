@@ -1,9 +1,6 @@
-"""The batch as a user runs it: whole, again, and after a kill -9."""
+"""The batch as a user runs it: whole, and again."""
 
-import os
 import re
-import signal
-import time
 from pathlib import Path
 
 import nbformat
@@ -69,10 +66,12 @@ def test_the_summary_names_the_exponent_of_each_curve(smoke_run):
     text = summary(study)
     points = pd.read_csv(smoke_run / "tables" / "points.csv")
     for curve, group in points.groupby("curve"):
+        if len(group) == 1:
+            continue
         slope = stats.linregress(np.log(group.neurons), np.log(group.raw)).slope
         assert any(line.startswith(curve) and f"alpha = {slope:.2f}" in line for line in text.splitlines())
     assert str(smoke_run / "figures") in text
-    assert re.search(r"^time +\d+\.\d min for 16 notebooks$", text, re.MULTILINE)
+    assert re.search(r"^time +\d+\.\d min for 14 notebooks$", text, re.MULTILINE)
     memory = re.search(r"^memory +(\d+\.\d\d) GiB at most, 0\d_", text, re.MULTILINE)
     assert 0.3 < float(memory[1]) < 8
 
@@ -91,26 +90,3 @@ def test_a_second_run_has_nothing_to_do(smoke_run):
     output, _ = process.communicate()
     assert process.returncode == 0
     assert "02_matching" not in output
-
-
-def test_a_run_killed_at_work_goes_on_and_ends_with_the_same_results(smoke_run, tmp_path):
-    target = "smoke/notebooks/02_matching/pythia-32x2+opt-32x2.ipynb"
-    first = tmp_path / "smoke" / "matches" / "pythia-32x2--opt-32x2.untrained-1.parquet"
-    process = snakemake(tmp_path, str(tmp_path / target))
-    deadline = time.monotonic() + 300
-    while not first.exists():  # some results are there, some are not
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-    process = snakemake(tmp_path, str(tmp_path / target))
-    output, _ = process.communicate()
-    assert process.returncode == 0, output
-    cells = [cell for cell in nbformat.read(tmp_path / target, as_version=4).cells if cell.cell_type == "code"]
-    assert all(cell.execution_count for cell in cells)
-    kept = sorted(path.name for path in first.parent.glob("*.parquet"))
-    assert kept == sorted(path.name for path in (smoke_run / "matches").glob("pythia-32x2--opt-32x2*.parquet"))
-    for name in kept:
-        again, undisturbed = (pd.read_parquet(folder / name) for folder in (first.parent, smoke_run / "matches"))
-        pd.testing.assert_frame_equal(again, undisturbed, rtol=1e-4)

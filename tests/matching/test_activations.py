@@ -5,7 +5,8 @@ from conftest import FAMILIES, as_documents, untrained
 from scipy.special import erf, expit
 
 from rosetta.matching.activations import AlignedBatches, BadActivations, Reader, capture
-from rosetta.matching.alignment import pool, segments, token_byte_spans
+from rosetta.matching.alignment import pool, token_byte_spans
+from rosetta.matching.segments import segments
 
 # ---------------------------------------------------------------------------------------------------------------------
 # m_t by hand

@@ -16,10 +16,10 @@ from rosetta.matching.alignment import (
     overlapping_tokens,
     pool,
     resample_grid,
-    segments,
     special_prefix,
     token_byte_spans,
 )
+from rosetta.matching.segments import segments, windows
 from rosetta.sources.document import normalize
 
 SPELLING = (*BYTE_LEVEL, "sentencepiece")
@@ -118,6 +118,25 @@ def test_a_special_token_written_out_in_the_text_stands_for_its_letters(tokenize
     ids, spans = token_byte_spans(tokenizer_of["opt"], "a</s>b")
     assert ids[1] == tokenizer_of["opt"].convert_tokens_to_ids("</s>")
     assert spans.tolist() == [[0, 1], [1, 5], [5, 6]]
+
+
+def test_documents_that_a_tokenizer_cannot_spell_are_left_out_counted_and_the_first_named(tokenizer_of, caplog):
+    some = as_documents(["plain text", "one ▁ mark", "more text", "another ▁", "the end"])
+    for pieces in (
+        windows(some, tokenizer_of["sentencepiece"], 64, chunk=2),
+        segments(some, tokenizer_of["pythia"], tokenizer_of["sentencepiece"], 64, chunk=2),
+    ):
+        caplog.clear()
+        assert [piece.document.source for piece in pieces] == ["text 0", "text 2", "text 4"]
+        assert "left out text 1" in caplog.text and "2 documents were left out" in caplog.text
+
+
+def test_a_tokenizer_that_spells_nothing_ends_the_run_even_of_an_endless_stream(tokenizer_of):
+    endless = (document for _ in iter(int, 1) for document in as_documents(["the Heap"]))
+    with pytest.raises(TokenizerRefused, match="bert-like"):
+        list(windows(endless, tokenizer_of["wordpiece"], 64))
+    with pytest.raises(TokenizerRefused, match="bert-like"):
+        list(windows(as_documents(["", "Heap"]), tokenizer_of["wordpiece"], 64))
 
 
 def test_a_batch_gives_what_its_texts_give_one_by_one(tokenizer_of):

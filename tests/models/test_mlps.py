@@ -78,3 +78,64 @@ def test_two_towers_of_the_same_depth_are_refused_until_one_is_passed():
     with pytest.raises(NoMlpFound, match=r"several towers of 2 blocks .*text.*image"):
         find_mlps(both)
     assert len(find_mlps(both["text"])) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What eq. 1 does not speak of
+
+SMALL = {
+    "vocab_size": 50,
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+}
+EXPERTS = {
+    "Qwen2MoeConfig": {"moe_intermediate_size": 96, "shared_expert_intermediate_size": 176, "num_experts": 4},
+    "Qwen3MoeConfig": {"moe_intermediate_size": 96, "num_experts": 4, "head_dim": 16},
+    "MixtralConfig": {"intermediate_size": 96, "num_local_experts": 4},
+    "OlmoeConfig": {"intermediate_size": 96, "num_experts": 4},
+    "GptOssConfig": {"intermediate_size": 96, "num_local_experts": 4, "head_dim": 16},
+    "Llama4TextConfig": {"intermediate_size": 128, "intermediate_size_mlp": 128, "num_local_experts": 4, "head_dim": 16},
+    "GraniteMoeSharedConfig": {"intermediate_size": 128, "shared_intermediate_size": 256, "num_local_experts": 4},
+    "DeepseekV3Config": {
+        "num_key_value_heads": 4, "intermediate_size": 256, "moe_intermediate_size": 48, "n_routed_experts": 4,
+        "n_shared_experts": 2, "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1, "num_experts_per_tok": 2,
+        "q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "v_head_dim": 16, "qk_nope_head_dim": 16,
+    },
+}  # fmt: skip
+
+
+def on_meta(config: str, **arguments) -> torch.nn.Module:
+    with torch.device("meta"):
+        return transformers.AutoModelForCausalLM.from_config(getattr(transformers, config)(**arguments))
+
+
+@pytest.mark.parametrize("config", EXPERTS)
+def test_a_mixture_of_experts_is_refused_with_the_reason(config):
+    model = on_meta(config, **SMALL | EXPERTS[config])
+    with pytest.raises(NoMlpFound, match=rf"{type(model).__name__} holds a mixture of experts \(.*experts\).*eq. 1"):
+        find_mlps(model)
+
+
+@pytest.mark.parametrize("config", ["MambaConfig", "Mamba2Config"])
+def test_a_state_space_model_is_refused_with_the_reason(config):
+    heads = {"num_heads": 8, "head_dim": 16, "n_groups": 1} if config == "Mamba2Config" else {}
+    model = on_meta(config, vocab_size=50, hidden_size=64, num_hidden_layers=3, state_size=8, **heads)
+    with pytest.raises(NoMlpFound, match=r"state-space mixer \(backbone.layers.0.mixer\).*eq. 1"):
+        find_mlps(model)
+
+
+def test_an_mlp_narrower_than_the_model_is_not_read_the_wrong_way_round():
+    sizes = {"vocab_size": 50, "num_hidden_layers": 2, "num_attention_heads": 2}
+    narrow = on_meta("OPTConfig", hidden_size=32, word_embed_proj_dim=32, ffn_dim=16, **sizes)
+    assert [(mlp.path[-12:], mlp.neurons) for mlp in find_mlps(narrow)] == [("layers.0.fc2", 16), ("layers.1.fc2", 16)]
+    with pytest.raises(NoMlpFound, match="OPTForCausalLM"):  # both layers are square: nothing tells which leads out
+        find_mlps(on_meta("OPTConfig", hidden_size=32, word_embed_proj_dim=32, ffn_dim=32, **sizes))
+
+
+@pytest.mark.parametrize("config", ["LlamaConfig", "Gemma2Config", "Qwen3Config", "BitNetConfig", "GlmConfig"])
+def test_dense_decoders_with_norms_in_attention_and_mlp_are_found(config):
+    more = {"pad_token_id": 0} if config == "GlmConfig" else {}
+    mlps = find_mlps(on_meta(config, **SMALL, intermediate_size=176, head_dim=16, **more))
+    assert [(mlp.path, mlp.neurons) for mlp in mlps] == [(f"model.layers.{i}.mlp.down_proj", 176) for i in range(3)]

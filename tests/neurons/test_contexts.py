@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rosetta.matching.activations import read_windows
-from rosetta.matching.alignment import token_byte_spans, windows
+from rosetta.matching.alignment import token_byte_spans
+from rosetta.matching.segments import windows
 from rosetta.neurons import contexts
 from rosetta.neurons.contexts import Peaks, TopPeaks, activations_on, top_contexts
 from rosetta.sources.document import Document, split_at_lines

@@ -214,6 +214,7 @@ class Endpoint(ThreadingHTTPServer):
         self.replies, self.delay, self.requests = [well()], 0.0, []
         self.now, self.most, self.lock = 0, 0, threading.Lock()
         self.released = threading.Event()
+        self.piece, self.pause = 10**9, 0.0  # bytes that are sent together, and seconds until the next
 
     @property
     def url(self):
@@ -247,7 +248,10 @@ class Handler(BaseHTTPRequestHandler):
         for name, value in {"content-type": "application/json", "content-length": str(len(data)), **headers}.items():
             self.send_header(name.replace("_", "-"), value)
         self.end_headers()
-        self.wfile.write(data)
+        for at in range(0, len(data), server.piece):
+            self.wfile.write(data[at : at + server.piece])
+            if server.piece < len(data) and server.released.wait(server.pause):
+                return
 
     def log_message(self, *_):
         pass
@@ -493,6 +497,31 @@ def test_a_slow_answer_is_waited_for_no_longer_than_the_timeout(endpoint, tmp_pa
     with pytest.raises(LabelError, match="timed out"):
         ask(contexts_of(["="]), tmp_path, timeout=0.1)
     assert time.monotonic() - begin < 5 and not list(tmp_path.iterdir())
+
+
+def test_an_answer_that_drips_is_broken_off(endpoint, tmp_path):
+    endpoint.piece, endpoint.pause = 1, 0.05  # each piece in time, the whole answer in ten seconds
+    begin = time.monotonic()
+    with pytest.raises(LabelError, match="the answer took longer than 1 s"):
+        ask(contexts_of(["="]), tmp_path, timeout=0.1)
+    assert time.monotonic() - begin < 5
+
+
+def test_an_answer_without_end_is_broken_off(endpoint, tmp_path):
+    endpoint.replies = [(200, {}, b"x" * 3_000_000)]
+    with pytest.raises(LabelError, match="the answer is larger than 1,000,000 bytes"):
+        ask(contexts_of(["="]), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("echoed", [KEY[:10], KEY[-8:], KEY[3:12], f"{KEY[:7]}*****{KEY[-4:]}"])
+def test_no_part_of_the_key_is_kept(endpoint, tmp_path, echoed):
+    content = completion(json.dumps({"summary": f"you said {echoed} there", "examples": [echoed]}))
+    endpoint.replies = [(200, {}, content)]
+    ask(contexts_of(["="]), tmp_path)
+    text = answers_in(tmp_path)[0].read_text()
+    assert "you said [key] there" in text
+    assert not any(KEY[i : i + 6] in text for i in range(len(KEY) - 5)) and KEY[-4:] not in text
 
 
 def test_a_request_is_repeated_as_often_as_asked(endpoint, tmp_path):

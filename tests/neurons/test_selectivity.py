@@ -169,3 +169,48 @@ def test_too_few_neurons_have_no_interval():
     one, none = selectivity.describe(np.array([2.0]), above=(1,)), selectivity.describe(np.array([np.nan]), above=(1,))
     assert one.mean == 2.0 and np.isnan(one.low) and np.isnan(one.high)
     assert none.neurons == 0 and np.isnan([none.mean, none.median, none.shares[1.0]]).all()
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Gaps between populations
+
+
+def test_a_gap_is_the_difference_of_means_within_strata_weighted_by_the_rosetta_neurons():
+    rng = np.random.default_rng(0)
+    rosetta, others = [rng.normal(1, 1, n) for n in (5, 20, 3)], [rng.normal(0, 1, n) for n in (40, 10, 6)]
+    rosetta[1][0] = others[0][3] = np.nan
+    rosetta.append(np.array([9.0, 9.0]))
+    others.append(np.array([np.nan]))  # a stratum without others says nothing
+    found = selectivity.kurtosis_gap(rosetta, others, 200)
+    by_hand = [
+        (np.nanmean(a) - np.nanmean(b), np.sum(~np.isnan(a))) for a, b in zip(rosetta[:3], others[:3], strict=True)
+    ]
+    differences, weights = zip(*by_hand, strict=True)
+    assert found.gap == pytest.approx(np.average(differences, weights=weights))
+    assert found.low < found.gap < found.high
+
+
+def test_the_interval_of_a_gap_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(1)
+    covered = 0
+    for seed in range(300):
+        gap = selectivity.kurtosis_gap([rng.exponential(1.5, 60)], [rng.exponential(1.0, 200)], 300, seed)
+        covered += gap.low <= 0.5 <= gap.high
+    assert 0.90 <= covered / 300 <= 0.985
+
+
+def test_a_change_of_gaps_is_the_difference_of_two_and_widens_their_intervals():
+    rng = np.random.default_rng(2)
+    small, large = [(rng.normal(g, 1, 50), rng.normal(0, 1, 400)) for g in (0.2, 0.8)]
+    gaps = [selectivity.kurtosis_gap([a], [b]) for a, b in (small, large)]
+    change = selectivity.gap_change(small, large)
+    assert change.gap == pytest.approx(gaps[1].gap - gaps[0].gap)
+    widths = [gap.high - gap.low for gap in (*gaps, change)]
+    assert widths[2] == pytest.approx(np.hypot(*widths[:2]), rel=0.15)
+
+
+def test_gaps_without_both_populations_are_nan():
+    nothing = np.array([])
+    assert np.isnan(selectivity.kurtosis_gap([nothing], [np.ones(3)]).gap)
+    one = selectivity.kurtosis_gap([np.array([2.0])], [np.array([1.0, 1.5])])
+    assert one.gap == pytest.approx(0.75) and np.isnan(one.low)

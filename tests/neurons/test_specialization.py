@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rosetta import sources
-from rosetta.matching.alignment import token_byte_spans, windows
+from rosetta.matching.alignment import token_byte_spans
+from rosetta.matching.segments import windows
 from rosetta.neurons import specialization
 from rosetta.neurons.specialization import depth_histogram, normalized_fire
 

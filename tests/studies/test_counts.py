@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from conftest import OTHER, PAIR, mutual
 
+from rosetta import plots
 from rosetta.matching.correlation import PearsonAccumulator
 from rosetta.studies import counts
 from rosetta.studies.matches import Study
@@ -76,3 +77,22 @@ def test_a_sweep_beyond_the_corpus_ends_with_what_the_corpus_holds(profile, tmp_
     sweep = counts.token_sweep(one)
     assert len(sweep) == 2 and sweep.positions[1] == sum(len(a) for a, _ in one.batches(PAIR, tokens=10**6))
     assert "of the 200000 tokens asked for" in caplog.text
+
+
+def test_budgets_that_one_segment_reaches_together_are_one_row_and_none_is_lost(profile, tmp_path):
+    sweep = {"pair": list(PAIR), "tokens": [300, 301, 302, 900, 900]}
+    found = counts.token_sweep(Study(profile(token_sweep=sweep), tmp_path))
+    assert len(found) == 2 and found["tokens"].iloc[0] >= 302 and found["tokens"].iloc[1] >= 900
+    assert np.isnan(found["overlap"].iloc[0]) and 0 <= found["overlap"].iloc[1] <= 1
+    alone = counts.token_sweep(
+        Study(profile(name="alone", token_sweep={"pair": list(PAIR), "tokens": [300]}), tmp_path)
+    )
+    assert len(alone) == 1 and list(alone) == list(found)
+    plots.fig33(alone)
+
+
+def test_curves_of_one_point_have_no_fit_and_no_error(profile, tmp_path):
+    points = counts.points(Study(profile(), tmp_path))
+    fits = counts.fits(points)
+    assert len(points) == 2 and len(fits) == 0 and {"curve", "count", "alpha", "alpha_high", "r2"} <= set(fits)
+    plots.fig03a(points, "strict")

@@ -8,6 +8,8 @@ import yaml
 from conftest import PAIR, edited, write_profile
 from safetensors.numpy import load_file
 from scipy import stats
+from statsmodels.regression.linear_model import OLS
+from statsmodels.tools import add_constant
 
 from rosetta import models, sources
 from rosetta.neurons import labels
@@ -161,6 +163,29 @@ def test_separation_is_the_gap_at_both_ends_and_the_slopes_over_a_decade():
     assert found["sizes"].tolist() == [3, 3] and found["above"].tolist() == [3, 1]
     np.testing.assert_allclose(found["Rosetta, per decade"], [1, 0], atol=1e-12)
     np.testing.assert_allclose(found["other, per decade"], [0, 1], atol=1e-12)
+    noisy = summary.assign(mean=summary["mean"] + [0.1, -0.2, 0.1, 0, 0.3, 0, -0.1, 0, 0.1, 0.2, 0, 0])
+    found = properties.separation(noisy).loc["steady"]
+    values = noisy[(noisy.family == "steady") & (noisy.population == ROSETTA)]["mean"]
+    low, high = OLS(values.to_numpy(), add_constant([2.0, 3.0, 4.0])).fit().conf_int()[1]
+    assert found["Rosetta, per decade, low"] == pytest.approx(low)
+    assert found["Rosetta, per decade, high"] == pytest.approx(high)
+
+
+def test_gaps_are_those_of_the_populations_at_each_size_and_within_layers(study):
+    table = properties.kurtoses(study, ["pythia"])
+    (row,) = properties.gaps(study, table).itertuples()
+    rosetta, others = (table[table.population == name] for name in (ROSETTA, OTHERS))
+    assert (
+        row.gap == pytest.approx(rosetta["kurtosis"].mean() - others["kurtosis"].mean())
+        and row.low < row.gap < row.high
+    )
+    by_layer = [
+        (side.groupby("layer").kurtosis.mean(), side.dropna().groupby("layer").size()) for side in (rosetta, others)
+    ]
+    expected = np.average(by_layer[0][0] - by_layer[1][0], weights=by_layer[0][1])
+    assert row.layers_gap == pytest.approx(expected)
+    (change,) = properties.widening(study, table).itertuples()  # one size: the same at both ends
+    assert change.gap == pytest.approx(0) and change.low < 0 < change.high
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from rosetta.matching.activations import Reader, read_windows
-from rosetta.matching.alignment import windows
+from rosetta.matching.segments import windows
 from rosetta.sources.document import Document, batched
 
 logger = logging.getLogger(__name__)

@@ -105,4 +105,4 @@ def fits(points: pd.DataFrame, by: Sequence[str], count: str) -> pd.DataFrame:
             "alpha": fit.alpha, "alpha_low": fit.alpha_ci95[0], "alpha_high": fit.alpha_ci95[1],
             "r2": fit.r2, "c": fit.c, "points": len(group),
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=[*by, "alpha", "alpha_low", "alpha_high", "r2", "c", "points"])

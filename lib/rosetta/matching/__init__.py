@@ -1,13 +1,11 @@
 """Sections 3 and 4.2, Appendix B: the same positions, correlations, mutual nearest neighbours and their nulls."""
 
 from rosetta.matching.activations import AlignedBatches, Reader
-
-from rosetta.matching.alignment import (  # isort: skip
-    canonical_spans, pool, resample_grid, segments, token_byte_spans, token_texts, windows,
-)  # fmt: skip
+from rosetta.matching.alignment import canonical_spans, pool, resample_grid, token_byte_spans, token_texts
 from rosetta.matching.correlation import PearsonAccumulator
 from rosetta.matching.mutual import collapse, match_batches, matched_neurons, mutual_nearest, top_k
 from rosetta.matching.nulls import Permuted, calibrated, expected_by_chance, mean_ci95, threshold
+from rosetta.matching.segments import segments, windows
 
 __all__ = [
     "AlignedBatches", "PearsonAccumulator", "Permuted", "Reader", "calibrated", "canonical_spans", "collapse",

@@ -3,6 +3,7 @@
 One mechanism for all architectures: a hook on each output projection that `find_mlps` finds reads its input.
 """
 
+import math
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
@@ -10,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rosetta.matching.alignment import Segment, Window, average_rows, special_prefix
-from rosetta.models.load import ModelSpec, load_tokenizer
+from rosetta.matching.alignment import average_rows, special_prefix
+from rosetta.matching.segments import Segment, Window
+from rosetta.models.load import ModelRefused, ModelSpec, load_tokenizer
 from rosetta.models.load import load as load_model
 from rosetta.models.mlps import Mlp, find_mlps
 from rosetta.sources.document import batched
@@ -55,6 +57,13 @@ class Reader:
     mlps : list of Mlp
     layers : list of int
         Neurons of each layer.
+    context : int or inf
+        Tokens that the model can read at a time, special tokens included.
+
+    Raises
+    ------
+    ModelRefused
+        If the tokenizer has tokens for which the model has no embedding.
     """
 
     def __init__(self, name: str, model: torch.nn.Module, tokenizer):
@@ -63,7 +72,15 @@ class Reader:
         self.mlps = find_mlps(self.model)
         self.layers = [mlp.neurons for mlp in self.mlps]
         self.prefix = special_prefix(tokenizer)
+        self.context = getattr(self.model.config, "max_position_embeddings", None) or math.inf
         self.device = next(model.parameters()).device
+        largest = max(tokenizer.get_vocab().values(), default=0)
+        embeddings = self.model.get_input_embeddings().num_embeddings
+        if largest >= embeddings:
+            raise ModelRefused(
+                f"model {name}: its tokenizer has tokens up to number {largest}, the model embeddings for {embeddings}; "
+                "they are not of one model"
+            )
 
     @classmethod
     def open(cls, spec: ModelSpec, device: str = "cpu", dtype: torch.dtype = torch.float32) -> "Reader":
@@ -85,8 +102,15 @@ class Reader:
         ------
         BadActivations
             NaN or infinity: the model and the layer are named.
+        ValueError
+            If a sequence is longer than the model's context.
         """
         lengths = np.array([len(ids) for ids in sequences])
+        if len(self.prefix) + lengths.max() > self.context:
+            raise ValueError(
+                f"{self.name} reads at most {self.context} tokens at a time, not {len(self.prefix) + lengths.max()}; "
+                "give a smaller context"
+            )
         skip, width = len(self.prefix), len(self.prefix) + int(lengths.max())
         padded = np.zeros((len(sequences), width), dtype=np.int64)
         padded[:, :skip] = self.prefix
@@ -146,7 +170,7 @@ class AlignedBatches:
 
     def held(self) -> "HeldBatches":
         """The same batches, read once and kept in memory, for work that goes through them several times."""
-        return HeldBatches(self)
+        return HeldBatches(self, self.names, self.layers)
 
     def aligned(self, batch: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         """Both models' activations over some segments, pooled to their canonical spans."""
@@ -157,11 +181,11 @@ class AlignedBatches:
 
 
 class HeldBatches(list):
-    """Batches in memory, with the names and layers of what they were read from."""
+    """Batches in memory, with the names and layers of the models that they were read from."""
 
-    def __init__(self, batches: AlignedBatches):
+    def __init__(self, batches: Iterable, names: tuple[str, str], layers: tuple[list[int], list[int]]):
         super().__init__(batches)
-        self.names, self.layers = batches.names, batches.layers
+        self.names, self.layers = names, layers
 
 
 class Example(NamedTuple):

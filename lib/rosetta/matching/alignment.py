@@ -6,17 +6,13 @@ Images: every grid of patches is resampled, bilinearly, to one canonical grid (F
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import cache
-from itertools import islice
-from typing import NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 import torch
 from torch.nn.functional import interpolate
-
-from rosetta.sources.document import Document, batched
 
 
 class TokenizerRefused(ValueError):
@@ -58,6 +54,14 @@ def token_byte_spans(tokenizer, text: str) -> tuple[list[int], np.ndarray]:
 
 def batch_byte_spans(tokenizer, texts: list[str]) -> list[tuple[list[int], np.ndarray]]:
     """`token_byte_spans` of many texts, tokenized together."""
+    spelled = spelled_batch(tokenizer, texts)
+    if refused := [one for one in spelled if isinstance(one, TokenizerRefused)]:
+        raise refused[0]
+    return spelled
+
+
+def spelled_batch(tokenizer, texts: list[str]) -> list[tuple[list[int], np.ndarray] | TokenizerRefused]:
+    """For each text its ids and their spans, or why they cannot be had."""
     try:
         encoded = [text.encode("utf-8") for text in texts]
     except UnicodeEncodeError as error:
@@ -65,16 +69,18 @@ def batch_byte_spans(tokenizer, texts: list[str]) -> list[tuple[list[int], np.nd
     if not texts:
         return []
     token_bytes, lengths = vocabulary_bytes(tokenizer)
+    batch = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     result = []
-    for ids, data in zip(tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"], encoded, strict=True):
+    for ids, data in zip(batch, encoded, strict=True):
         try:
-            spelled = b"".join([token_bytes[i] for i in ids])
-            added = len(spelled) - len(data)
-            exact = spelled == data or (added == 1 and spelled == b" " + data)
+            tokens = b"".join([token_bytes[i] for i in ids])
+            added = len(tokens) - len(data)
+            exact = tokens == data or (added == 1 and tokens == b" " + data)
         except TypeError:  # a token that stands for no bytes: an unknown-token mark
-            spelled, added, exact = b"", 0, False
+            tokens, added, exact = b"", 0, False
         if not exact:
-            raise TokenizerRefused(_why_refused(tokenizer, data, spelled))
+            result.append(TokenizerRefused(_why_refused(tokenizer, data, tokens)))
+            continue
         bounds = np.zeros(len(ids) + 1, dtype=np.int64)
         np.cumsum(lengths[ids] if ids else [], out=bounds[1:])
         bounds = np.maximum(bounds - added, 0)
@@ -224,110 +230,6 @@ def average_rows(acts: torch.Tensor, first: np.ndarray, last: np.ndarray) -> tor
     spans = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(acts.device)
     total = torch.zeros(len(counts), acts.shape[1], device=acts.device).index_add_(0, spans, acts)
     return total / torch.from_numpy(counts).to(acts.device)[:, None]
-
-
-class Segment(NamedTuple):
-    """A stretch of one document that fits both models' contexts and begins and ends at shared boundaries."""
-
-    document: Document
-    ids_a: list[int]
-    ids_b: list[int]
-    tokens_a: tuple[np.ndarray, np.ndarray]  # for each canonical span, its first token and the one after its last
-    tokens_b: tuple[np.ndarray, np.ndarray]
-    canonical: np.ndarray  # int64 [m, 2], bytes of the document
-
-
-def segments(
-    documents: Iterable[Document],
-    tokenizer_a,
-    tokenizer_b,
-    context: int,
-    per_document: int | None = None,
-    chunk: int = 64,
-) -> Iterator[Segment]:
-    """Cut documents into stretches that both models can read whole.
-
-    A document longer than the context gives several segments, in order; a document without text gives none; a
-    canonical span of more tokens than the context belongs to no segment.
-
-    Parameters
-    ----------
-    documents : iterable of Document
-    tokenizer_a, tokenizer_b
-    context : int
-        Tokens that fit each model, special tokens included.
-    per_document : int, optional
-        At most so many segments of each document.
-    chunk : int
-        Documents tokenized together.
-    """
-    tokenizers = tokenizer_a, tokenizer_b
-    rooms = [_room(tokenizer, context) for tokenizer in tokenizers]
-    for together in batched(documents, chunk):
-        texts = [document.text for document in together]
-        encoded = (batch_byte_spans(tokenizer, texts) for tokenizer in tokenizers)
-        for document, a, b in zip(together, *encoded, strict=True):
-            yield from _cut(document, *a, *b, *rooms, per_document)
-
-
-def _room(tokenizer, context: int) -> int:
-    """Tokens of text that fit a context."""
-    room = context - len(special_prefix(tokenizer))
-    if room < 1:
-        raise ValueError(f"a context of {context} leaves no room for a token beside the special ones")
-    return room
-
-
-def _cut(document, ids_a, spans_a, ids_b, spans_b, room_a, room_b, per_document) -> Iterator[Segment]:
-    canonical = canonical_spans(spans_a, spans_b)
-    if not len(canonical):
-        return
-    first_a, last_a = overlapping_tokens(spans_a, canonical)
-    first_b, last_b = overlapping_tokens(spans_b, canonical)
-    start = given = 0
-    while start < len(canonical) and given != per_document:
-        # A space that a tokenizer adds before the text may be a token of its own; it overlaps no span, but is read.
-        a, b = (first_a[start], first_b[start]) if start else (0, 0)
-        end = min(np.searchsorted(last_a, a + room_a, side="right"), np.searchsorted(last_b, b + room_b, side="right"))
-        if end <= start:  # one span alone is longer than the context
-            start += 1
-            continue
-        span = slice(start, end)
-        ids = ids_a[a : last_a[end - 1]], ids_b[b : last_b[end - 1]]
-        tokens_a, tokens_b = (first_a[span] - a, last_a[span] - a), (first_b[span] - b, last_b[span] - b)
-        yield Segment(document, *ids, tokens_a, tokens_b, canonical[span])
-        start, given = end, given + 1
-
-
-class Window(NamedTuple):
-    """Consecutive tokens of one document that fit a model's context: what one model alone reads at a time."""
-
-    document: Document
-    ids: list[int]
-    spans: np.ndarray  # int64 [n, 2], bytes of the document
-
-
-def windows(
-    documents: Iterable[Document], tokenizer, context: int, per_document: int | None = None, chunk: int = 64
-) -> Iterator[Window]:
-    """Cut documents, in order, into stretches of at most `context` tokens, special tokens included.
-
-    Parameters
-    ----------
-    documents : iterable of Document
-    tokenizer
-    context : int
-    per_document : int, optional
-        At most so many windows of each document.
-    chunk : int
-        Documents tokenized together.
-    """
-    room = _room(tokenizer, context)
-    for together in batched(documents, chunk):
-        encoded = batch_byte_spans(tokenizer, [document.text for document in together])
-        for document, (ids, spans) in zip(together, encoded, strict=True):
-            for start in islice(range(0, len(ids), room), per_document):
-                yield Window(document, ids[start : start + room], spans[start : start + room])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -46,8 +46,18 @@ def mutual_nearest(corr: torch.Tensor, k: int = 1) -> torch.Tensor:
     ValueError
         If k < 1 or corr is not a table.
     """
+    if not isinstance(corr, torch.Tensor) or corr.ndim != 2 or corr.is_complex():
+        shape = f"{type(corr).__name__} of shape {tuple(getattr(corr, 'shape', ()))}"
+        raise ValueError(f"corr is a {shape}; expected a real torch.Tensor [n_a, n_b]")
+    check_k(k)
     pairs, _, _ = _mutual(*_neighbours(corr, k))
     return torch.from_numpy(pairs)
+
+
+def check_k(k: int) -> None:
+    """ValueError unless k is a whole number of at least 1."""
+    if isinstance(k, bool) or not isinstance(k, int | np.integer) or k < 1:
+        raise ValueError(f"k is {k!r}; it must be a whole number of at least 1")
 
 
 def match_batches(
@@ -87,10 +97,18 @@ def match_batches(
     Raises
     ------
     ValueError
-        On an unknown method, no batches, or batches that cannot be read a second time when tiles ask for it.
+        On an unknown method, options that it does not have, no batches, names or layers that are no two, or batches that
+        cannot be read a second time when tiles ask for it.
     """
+    check_k(k)
     names = names or getattr(batches, "names", ("a", "b"))
     layers = layers or getattr(batches, "layers", None)
+    if len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"names is {names!r}; it must be the names of the two models")
+    if layers and (len(layers) != 2 or not all(size >= 1 for of_model in layers for size in of_model)):
+        raise ValueError(f"layers is {layers!r}; it must be two lists of neurons a layer, each at least 1")
+    if method == "exact" and sketch_options:
+        raise ValueError(f"{', '.join(sketch_options)} are options of method 'sketch', and method is 'exact'")
     if method == "sketch":
         from rosetta.matching.sketch import screen_and_verify
 
@@ -116,7 +134,7 @@ def _exact(batches, k, layers, memory_bytes, device) -> tuple[Neighbours, Neighb
     if len(plan) > 1 and iter(batches) is batches:
         again = "these batches can be read only once; pass a list or AlignedBatches"
         raise ValueError(f"{len(plan)} tiles need as many passes, but {again}")
-    best_of_rows, best_of_columns = _nobody(n_a, k), _nobody(n_b, k)
+    best_of_rows, best_of_columns = _nobody(n_a, min(k, n_b)), _nobody(n_b, min(k, n_a))
     dead_a, dead_b = np.zeros(n_a, bool), np.zeros(n_b, bool)
     positions = 0
     for i, j in plan:
@@ -152,20 +170,17 @@ def _merge(best: Neighbours, neurons: slice, of_tile: Neighbours, others: slice)
 
 def _neighbours(corr: torch.Tensor, k: int) -> tuple[Neighbours, Neighbours]:
     """Of the rows of `corr`, and of its columns."""
-    if k < 1:
-        raise ValueError(f"k is {k}; it must be at least 1")
-    if corr.ndim != 2:
-        raise ValueError(f"corr has shape {tuple(corr.shape)}; expected [n_a, n_b]")
     corr = torch.nan_to_num(corr, nan=-torch.inf, posinf=torch.inf, neginf=-torch.inf)
     return _nearest(corr, k, dim=1), _nearest(corr, k, dim=0)
 
 
 def _nearest(corr: torch.Tensor, k: int, dim: int) -> Neighbours:
     """The k largest entries along a dimension: the largest, then the largest of those that are left, and so on."""
+    k = min(k, corr.shape[dim])  # nobody has more neighbours than there are
     left = corr.clone() if k > 1 else corr
     values = torch.full((k, corr.shape[1 - dim]), -torch.inf, dtype=corr.dtype, device=corr.device)
     indices = torch.full(values.shape, -1, dtype=torch.int64, device=corr.device)
-    for rank in range(min(k, corr.shape[dim])):
+    for rank in range(k):
         largest, index = left.max(dim)  # the first of equal ones
         values[rank] = largest
         indices[rank] = torch.where(largest == -torch.inf, -1, index)

@@ -39,7 +39,7 @@ def screen_and_verify(batches, k: int = 1, *, buckets: int = 2048, candidates: i
     ValueError
         If candidates < k, buckets < 1, there are fewer than two positions, or the batches can be read only once.
     """
-    if candidates < k or buckets < 1:
+    if candidates < k or k < 1 or buckets < 1:
         allowed = f"at least k = {k} and at least 1"
         raise ValueError(f"candidates is {candidates} and buckets {buckets}; allowed are {allowed}")
     if iter(batches) is batches:

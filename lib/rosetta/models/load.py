@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import re
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 import transformers
+from safetensors import SafetensorError, safe_open
 
 from rosetta.models.mlps import find_mlps
 
@@ -68,11 +70,23 @@ def describe(source: str | Path, name: str | None = None, family: str = "mine") 
     return ModelSpec(name or Path(source).name, str(source), family, len(mlps), mlps[0].neurons)
 
 
+class ModelRefused(ValueError):
+    """A model cannot be had as it is; the message names it, what is wrong and what to do."""
+
+
 def load_tokenizer(spec: ModelSpec) -> transformers.PreTrainedTokenizerBase:
-    """The model's own tokenizer."""
-    return transformers.AutoTokenizer.from_pretrained(
-        spec.location, revision=spec.revision, trust_remote_code=spec.remote_code
-    )
+    """The model's own tokenizer; ModelRefused if its files are broken or not there."""
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            spec.location, revision=spec.revision, trust_remote_code=spec.remote_code
+        )
+    except OSError:
+        raise
+    except Exception as error:  # whatever the parser met
+        raise ModelRefused(f"model {spec.name}: the tokenizer in {spec.location} cannot be read: {error}") from error
+    if not tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]:  # what comes where there are no files
+        raise ModelRefused(f"model {spec.name}: {spec.location} holds no tokenizer; copy its tokenizer.json there")
+    return tokenizer
 
 
 def load(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
@@ -82,13 +96,58 @@ def load(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype = torch.float3
     ------
     ValueError
         If dtype is float16 on a CPU (it is slower there by orders of magnitude).
+    ModelRefused
+        If there are no safetensors, a file of them is broken, or its weights are not those of the architecture: none
+        missing, left over or of another shape. What is missing would be drawn at random, and measured.
     """
     if dtype == torch.float16 and str(device) == "cpu":
         raise ValueError("float16 on a CPU is slower by orders of magnitude; use float32 or bfloat16")
-    model = transformers.AutoModelForCausalLM.from_pretrained(
-        spec.location, revision=spec.revision, trust_remote_code=spec.remote_code, dtype=dtype
-    )
+    _check_files(spec)
+    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+        spec.location, revision=spec.revision, trust_remote_code=spec.remote_code, dtype=dtype, use_safetensors=True,
+        ignore_mismatched_sizes=True, output_loading_info=True,
+    )  # fmt: skip
+    _check_weights(spec, type(model).__name__, report)
     return model.eval().requires_grad_(False).to(device)
+
+
+def _check_files(spec: ModelSpec) -> None:
+    """ModelRefused if a local folder holds no safetensors, or one that cannot be read."""
+    folder = Path(spec.location)
+    if not folder.is_dir():
+        return
+    files = sorted(folder.glob("*.safetensors"))
+    if not files and (pickles := sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))):
+        raise ModelRefused(
+            f"model {spec.name}: {pickles[0]} is a pickle, which may run code when it is read; load it once where that is "
+            "safe and write it with `model.save_pretrained(folder)`, which makes safetensors"
+        )
+    for file in files:
+        try:
+            with safe_open(file, "pt") as tensors:
+                tensors.keys()
+        except SafetensorError as error:
+            raise ModelRefused(
+                f"model {spec.name}: {file} is no whole safetensors file ({error}); it may be cut short, or a pointer to a "
+                "file that was not fetched; fetch it again"
+            ) from error
+
+
+def _check_weights(spec: ModelSpec, architecture: str, report: dict) -> None:
+    """ModelRefused unless the checkpoint held the architecture's weights, neither more nor less."""
+    # Tables that older checkpoints carried along; each model computes its own.
+    surplus = [key for key in report["unexpected_keys"] if not re.search(r"inv_freq|masked_bias|attn\.bias$", key)]
+    shapes = [f"{key} {tuple(there)} instead of {tuple(here)}" for key, there, here in report["mismatched_keys"]]
+    wrong = [
+        f"{len(keys)} {what} ({', '.join(sorted(keys)[:3])}{', …' if len(keys) > 3 else ''})"
+        for what, keys in (("missing", report["missing_keys"]), ("left over", surplus), ("of another shape", shapes))
+        if keys
+    ]
+    if wrong:
+        raise ModelRefused(
+            f"model {spec.name}: the weights in {spec.location} are not those of its architecture, {architecture}: {', '.join(wrong)}. "
+            "Weights that are missing would be drawn at random and measured; fetch or convert the checkpoint again"
+        )
 
 
 def load_untrained(

@@ -1,9 +1,11 @@
 """Where m_t of eq. 1 is: the MLP of each block, found from the model's structure. Nothing here knows a family by name."""
 
 import re
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
+from torch.nn.modules.conv import _ConvNd
 from transformers.pytorch_utils import Conv1D
 
 
@@ -17,14 +19,19 @@ class Mlp(NamedTuple):
 
 
 class NoMlpFound(ValueError):
-    """The structure of a model shows no MLP, or more than one, in a block."""
+    """The structure of a model shows no MLP, or more than one, in a block, or something that is no MLP in its place."""
 
 
 def find_mlps(model: torch.nn.Module) -> list[Mlp]:
     """The MLP of every block, in order of depth.
 
     The blocks are the longest list of modules of one class in which each holds exactly one *output projection*: a
-    linear layer from m neurons to the width d, outside attention, with a sibling that leads from d to m.
+    linear layer from m neurons to the width d of the block's norms, outside attention, with a sibling that leads from d
+    to m.
+
+    Refused, because eq. 1 asks for one vector of neurons at every position: mixtures of experts (a routed expert has
+    no activation at the positions that it does not see, and a shared one is only part of the MLP) and state-space or
+    convolutional mixers (their inner vector is a state, mixed over positions).
 
     Parameters
     ----------
@@ -34,23 +41,52 @@ def find_mlps(model: torch.nn.Module) -> list[Mlp]:
     Raises
     ------
     NoMlpFound
-        With the model's class and the linear layers of its first block.
+        With the model's class and the reason, or the linear layers of its first block.
     """
     candidates = []
-    for path, blocks in model.named_modules():
-        listed = isinstance(blocks, torch.nn.ModuleList | torch.nn.Sequential) and len(blocks) > 0
-        if listed and len({type(block) for block in blocks}) == 1:
-            by_block = [_output_projections(f"{path}.{i}", block) for i, block in enumerate(blocks)]
-            if all(len(mlps) == 1 for mlps in by_block):
-                candidates.append([mlps[0] for mlps in by_block])
+    for path, blocks in _lists_of_blocks(model):
+        if reason := _why_not(path, blocks):
+            raise NoMlpFound(f"{type(model).__name__} {reason}")
+        mlps = [_output_projections(f"{path}.{i}", block) for i, block in enumerate(blocks)]
+        if all(len(of_block) == 1 for of_block in mlps):
+            candidates.append([of_block[0] for of_block in mlps])
     if not candidates:
         raise NoMlpFound(_what_was_seen(model))
-    most = max(map(len, candidates))
-    longest = [mlps for mlps in candidates if len(mlps) == most]
-    if len(longest) > 1:
-        towers = f"several towers of {most} blocks ({', '.join(mlps[0].path for mlps in longest)})"
-        raise NoMlpFound(f"{type(model).__name__} has {towers}; pass one of them")
-    return longest[0]
+    longest = max(map(len, candidates))
+    deepest = [mlps for mlps in candidates if len(mlps) == longest]
+    if len(deepest) > 1:
+        paths = ", ".join(mlps[0].path for mlps in deepest)
+        raise NoMlpFound(f"{type(model).__name__} has several towers of {longest} blocks ({paths}); pass one of them")
+    return deepest[0]
+
+
+def _lists_of_blocks(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
+    """(path, list) of every list of modules of one class, the outer before the inner."""
+    for path, module in model.named_modules():
+        listed = isinstance(module, torch.nn.ModuleList | torch.nn.Sequential) and len(module) > 0
+        if listed and len({type(block) for block in module}) == 1:
+            yield path, module
+
+
+def _why_not(path: str, blocks: torch.nn.Module) -> str | None:
+    """What speaks against eq. 1 in a list of blocks; None if nothing does."""
+    for index, block in enumerate(blocks):
+        for name, module in block.named_modules():
+            where = f"{path}.{index}.{name}".rstrip(".")
+            experts = isinstance(module, torch.nn.ModuleList) and "expert" in name.lower()
+            own = () if isinstance(module, _ConvNd) else module.parameters(recurse=False)
+            fused = any(parameter.ndim > 2 and len(parameter) > 1 for parameter in own)  # [experts, ...]
+            if experts or fused:
+                return (
+                    f"holds a mixture of experts ({where}): a routed expert has no activation at the positions that it "
+                    "does not see, so eq. 1 defines no neurons to match"
+                )
+            if any(isinstance(child, _ConvNd) for child in module.children()) and hasattr(module, "A_log"):
+                return (
+                    f"holds a state-space mixer ({where}): its inner vector is a state mixed over positions, not the "
+                    "m_t of an MLP, so eq. 1 defines no neurons to match"
+                )
+    return None
 
 
 def _shape(module: torch.nn.Module) -> tuple[int, int] | None:
@@ -68,6 +104,7 @@ def _output_projections(block_path: str, block: torch.nn.Module) -> list[Mlp]:
         for name, module in block.named_modules()
         if (shape := _shape(module)) and not re.search(r"attn|attention", name, re.IGNORECASE)
     }
+    widths = _norm_widths(block)
     mlps = []
     for name, (module, (neurons, width)) in linears.items():
         parent = name.rpartition(".")[0]
@@ -76,9 +113,21 @@ def _output_projections(block_path: str, block: torch.nn.Module) -> list[Mlp]:
             other != name and other.rpartition(".")[0] == parent and shape in ((width, neurons), (width, 2 * neurons))
             for other, (_, shape) in linears.items()
         )
-        if leads_in and neurons > width:
+        # Which way the pair of layers leads is told by the norms; without any, by neurons being the more.
+        leads_out = width in widths if widths else neurons > width
+        if leads_in and leads_out:
             mlps.append(Mlp(block_path, f"{block_path}.{name}", module, neurons))
     return mlps
+
+
+def _norm_widths(block: torch.nn.Module) -> set[int]:
+    """The widths of a block's own norms, which act on the residual stream; of any within it, where it has none."""
+    widths = {
+        name: module.weight.shape[0]
+        for name, module in block.named_modules()
+        if "norm" in type(module).__name__.lower() and getattr(module, "weight", None) is not None
+    }
+    return {width for name, width in widths.items() if "." not in name} or set(widths.values())
 
 
 def _what_was_seen(model: torch.nn.Module) -> str:

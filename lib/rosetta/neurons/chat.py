@@ -8,6 +8,8 @@ import hashlib
 import json
 import logging
 import os
+import re
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -23,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 #: So many questions in a row without an answer, and the rest are not put.
 GIVE_UP_AFTER = 20
+#: A longer answer is broken off; so is one that takes so many times the timeout.
+ANSWER_BYTES, ANSWER_TIMEOUTS = 1_000_000, 10
 VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "ROSETTA_LABEL_MODEL")
 #: A status that no other request can change, and where to look.
 HOPELESS = {401: "OPENAI_API_KEY", 403: "OPENAI_API_KEY", 404: "OPENAI_BASE_URL and ROSETTA_LABEL_MODEL"}
@@ -59,7 +63,7 @@ def ask_all(
         waits longer each time, or as long as ``Retry-After`` says, up to two minutes), and how often a question is put
         again when the answer is not the one asked for.
     timeout : float
-        Seconds to wait for a connection, and for the next piece of an answer.
+        Seconds to wait for a connection, and for the next piece of an answer; a whole answer may take ten times as long.
     concurrency : int
         Requests at the same time.
 
@@ -131,17 +135,45 @@ def _put(client, requests: dict[Path, dict], names: dict[Path, str], read, retri
 def _ask(client: openai.OpenAI, request: dict, file: Path, read, retries: int) -> Any:
     """Put a question until it is answered as asked, and keep every answer."""
     for attempt in range(1, retries + 2):
-        raw = _without(client.api_key, client.chat.completions.with_raw_response.create(**request).text)
-        kept = {"base_url": str(client.base_url).rstrip("/"), "request": request, "answer": raw}
+        raw = None
         try:
+            raw = _without(client.api_key, _answer(client, request))
             answer = read(raw)
         except ValueError:
-            write_json(file.with_suffix(f".refused-{attempt}.json"), kept)
+            if raw is not None:
+                write_json(file.with_suffix(f".refused-{attempt}.json"), _record(client, request, raw))
             if attempt > retries:
                 raise
         else:
-            write_json(file, kept)
+            write_json(file, _record(client, request, raw))
             return answer
+
+
+def _record(client: openai.OpenAI, request: dict, raw: str) -> dict:
+    return {"base_url": str(client.base_url).rstrip("/"), "request": request, "answer": raw}
+
+
+def _answer(client: openai.OpenAI, request: dict) -> str:
+    """A raw answer; ValueError if it breaks off, is too large, or takes too long from its first piece to its last."""
+    limit, pieces, size, began = ANSWER_TIMEOUTS * client.timeout, [], 0, time.monotonic()
+    with client.chat.completions.with_streaming_response.create(**request) as response:
+        incoming = response.iter_bytes()
+        while piece := _next(incoming):
+            pieces.append(piece)
+            size += len(piece)
+            if size > ANSWER_BYTES:
+                raise ValueError(f"the answer is larger than {ANSWER_BYTES:,} bytes")
+            if time.monotonic() - began > limit:
+                raise ValueError(f"the answer took longer than {limit:g} s")
+    return b"".join(pieces).decode(errors="replace")
+
+
+def _next(incoming: Iterator[bytes]) -> bytes:
+    """The next piece of an answer; nothing at its end."""
+    try:
+        return next(incoming, b"")
+    except Exception as error:  # the client's own errors end with the headers; here it is the connection's
+        raise ValueError(f"the answer broke off: {error or type(error).__name__}") from error
 
 
 def _kept(file: Path, read) -> Any:
@@ -195,8 +227,15 @@ def _reason(error: Exception, key: str) -> str:
 
 
 def _without(key: str, text: str) -> str:
-    """Text of the endpoint's, which may repeat the key; a stand-in such as "none" is no secret, and may be a word."""
-    return text.replace(key, "[key]") if len(key) >= 8 else text
+    """Text of the endpoint's without the key, any six characters of it in a row, or a key that is masked by asterisks.
+
+    A stand-in such as "none" is no secret, and may be a word.
+    """
+    if len(key) < 8:
+        return text
+    parts = "|".join({re.escape(key[i : i + 6]) for i in range(len(key) - 5)})
+    # Wherever six of them begin, one after the other, and the five that follow the last beginning.
+    return re.sub(rf"(?:(?:(?={parts}).)+.{{5}}|[\w-]*\*{{3,}}[\w-]*)+", "[key]", text)
 
 
 def shortened(text: object, characters: int = 200) -> str:

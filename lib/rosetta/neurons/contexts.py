@@ -13,8 +13,8 @@ import pandas as pd
 import torch
 
 from rosetta.matching.activations import Reader, read_windows
-from rosetta.matching.alignment import Window, windows
 from rosetta.matching.mutual import locate
+from rosetta.matching.segments import Window, windows
 from rosetta.sources.document import Document
 
 

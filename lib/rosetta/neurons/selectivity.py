@@ -4,6 +4,7 @@ A neuron's output weight points somewhere in the residual stream; its cosine wit
 which tokens it promotes. If a few stand out, the distribution of cosines has heavy tails: excess kurtosis.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -167,3 +168,71 @@ def describe(kurtosis: np.ndarray, above=(), resamples: int = 1_000, seed: int =
     mean, median = (float(f(values)) if len(values) else np.nan for f in (np.mean, np.median))
     shares = {float(t): float((values > t).mean()) if len(values) else np.nan for t in above}
     return Selectivity(len(values), mean, float(low), float(high), median, shares)
+
+
+class Gap(NamedTuple):
+    """A difference with its 95% interval."""
+
+    gap: float
+    low: float
+    high: float
+
+
+def kurtosis_gap(
+    rosetta: Sequence[np.ndarray], others: Sequence[np.ndarray], resamples: int = 1_000, seed: int = 0
+) -> Gap:
+    """Mean kurtosis of Rosetta Neurons less that of the others, within strata (layers, say, or one for all).
+
+    The strata's differences are averaged with the number of their Rosetta Neurons as weights, so that where one
+    population lies cannot make a gap. The interval is a percentile bootstrap over neurons, within strata (scipy).
+
+    Parameters
+    ----------
+    rosetta, others : sequence of [neurons]
+        One array a stratum. NaN is left out, and a stratum in which either population is empty.
+    resamples, seed : int
+
+    Returns
+    -------
+    Gap
+        NaN where no stratum holds both populations.
+    """
+    pairs = [(a[~np.isnan(a)], b[~np.isnan(b)]) for a, b in zip(rosetta, others, strict=True)]
+    pairs = [(a, b) for a, b in pairs if len(a) and len(b)]
+    return _bootstrapped([+1], [pairs], resamples, seed)
+
+
+def gap_change(
+    smallest: tuple[np.ndarray, np.ndarray],
+    largest: tuple[np.ndarray, np.ndarray],
+    resamples: int = 1_000,
+    seed: int = 0,
+) -> Gap:
+    """How much wider the gap is at the largest size than at the smallest, each given as (rosetta, others)."""
+    pairs = [[tuple(side[~np.isnan(side)] for side in size)] for size in (smallest, largest)]
+    return _bootstrapped([-1, +1], pairs, resamples, seed)
+
+
+def _bootstrapped(signs: list[int], sizes: list[list[tuple]], resamples: int, seed: int) -> Gap:
+    """The signed sum over sizes of their weighted mean differences, with its interval."""
+    if not all(sizes):
+        return Gap(np.nan, np.nan, np.nan)
+    weights = [
+        (sign * len(a) / sum(len(other) for other, _ in pairs))
+        for sign, pairs in zip(signs, sizes, strict=True)
+        for a, _ in pairs
+    ]
+    samples = [side for pairs in sizes for pair in pairs for side in pair]
+
+    def statistic(*sides, axis=-1):
+        means = [side.mean(axis=axis) for side in sides]
+        return sum(weight * (means[2 * i] - means[2 * i + 1]) for i, weight in enumerate(weights))
+
+    gap = float(statistic(*samples))
+    if min(map(len, samples)) < 2:  # scipy resamples no single observation
+        return Gap(gap, np.nan, np.nan)
+    batch = max(1, 4_000_000 // max(map(len, samples)))
+    interval = stats.bootstrap(
+        samples, statistic, n_resamples=resamples, method="percentile", batch=batch, rng=np.random.default_rng(seed)
+    ).confidence_interval
+    return Gap(gap, float(interval.low), float(interval.high))

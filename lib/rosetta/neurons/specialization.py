@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from rosetta.matching.alignment import Window, token_texts
+from rosetta.matching.alignment import token_texts
+from rosetta.matching.segments import Window
 
 
 def normalized_fire(top_categories: Sequence[str], token_share: dict[str, float]) -> dict[str, float]:

@@ -19,14 +19,16 @@ def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
     ----------
     points : DataFrame
         As `Study.points` gives it.
-    count : {"raw", "calibrated"}
+    count : {"raw", "calibrated", "strict"}
+        All pairs, those above the permuted null, or those above both nulls.
     """
     figure, axes = plt.subplots()
     for index, (curve, group) in enumerate(points.groupby("curve", sort=False)):
         fit = style.fit_line(axes, group["neurons"], group[count], COLORS[index % 6])
         exponent = rf", $\alpha$ = {fit.alpha:.2f}, $R^2$ = {fit.r2:.3f}" if fit else ""
         style.draw_curve(axes, group["neurons"], group[count], index, label(curve) + exponent)
-    style.log_axes(axes, SIZE, "Rosetta Neurons" if count == "raw" else "Rosetta Neurons above the null")
+    above = {"raw": "", "calibrated": " above the permuted null", "strict": " above both nulls"}[count]
+    style.log_axes(axes, SIZE, f"Rosetta Neurons{above}")
     return legend_below(figure, axes)
 
 

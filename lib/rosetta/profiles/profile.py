@@ -7,8 +7,10 @@ somewhere in the profile. A point that states its anchor is a mapping,
 all its matched pairs share.
 """
 
+import json
 from collections.abc import Iterable
 from itertools import combinations
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -112,10 +114,10 @@ def load(name: str | Path) -> Profile:
         On a missing, repeated or unknown key, a value that is not allowed, or a model that is not described.
     """
     path = Path(name) if str(name).endswith((".yaml", ".yml")) else ROOT / "profiles" / f"{name}.yaml"
-    if not path.is_file():
+    if len(path.name) > 200 or not path.is_file():
         there = ", ".join(sorted(p.stem for p in (ROOT / "profiles").glob("*.yaml")))
-        missing = f"there is no profile {str(name)!r} ({path})"
-        raise ProfileError(f"{missing}; there are {there}, or give the path of a .yaml file")
+        how = f"there are {there}, or give the path of a .yaml file"
+        raise ProfileError(f"there is no profile {str(name)[:200]!r} ({str(path)[:300]}); {how}")
     try:
         with open(path, encoding="utf-8") as file:
             content = _Loader(file).get_single_data()
@@ -163,12 +165,25 @@ def _check_models(profile: Profile) -> None:
     filtering, of = profile.filtering, ", which 'models' does not describe; it has "
     _among("token_sweep.pair names the model", profile.token_sweep.pair, profile.models, of)
     _among("filtering names the model", [filtering.scorer, filtering.learner], profile.models, of)
+    for name, spec in profile.models.items():
+        config = ROOT / spec.source / "config.json"  # a model of the hub tells only when it is read
+        if config.is_file() and profile.context > (most := _positions(config)):
+            refuse(f"context is {profile.context}, and model {name} reads at most {most} tokens at a time")
     for curve, points in profile.stated.items():
         for models in (point.models for point in points):
             _among(f"curves.{curve} names the model", models, profile.models, of)
             if len(models) < 2 or len(set(models)) < len(models):
                 has = f"curves.{curve} has the point {list(models)}"
                 refuse(f"{has}; a point is a list of two or more different models")
+
+
+def _positions(config: Path) -> float:
+    """How many tokens a model of this configuration can read at a time."""
+    try:
+        content = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError as error:
+        refuse(f"{config} is no JSON: {error}")
+    return content.get("max_position_embeddings") or content.get("n_positions") or inf
 
 
 def _check_anchor(profile: Profile, has: str, point: Point) -> None:
@@ -192,6 +207,9 @@ def _check_sections(profile: Profile) -> None:
     curves, rosetta, filtering = profile.curves, profile.properties.rosetta, profile.filtering
     of_pairs = [curve for curve, points in curves.items() if all(len(point) == 2 for point in points)]
     families = sorted({spec.family for spec in profile.models.values()})
+    for curve, points in curves.items():
+        if len(set(points)) < len(points):
+            refuse(f"curves.{curve} has a point twice, among {[list(point) for point in points]}")
     _among("k_curve is", [profile.k_curve], curves, "; allowed are the curves ")
     _among("properties.rosetta names the family", rosetta, families)
     _among("properties.rosetta names the curve", rosetta.values(), of_pairs, "; allowed are the curves of pairs, ")

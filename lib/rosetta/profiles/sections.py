@@ -3,6 +3,7 @@
 Nothing is converted: a string is no number, ``yes`` no name, and an int stays an int. Lists become tuples.
 """
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -81,20 +82,48 @@ Item = TypeVar("Item")
 Listed = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
 #: One or more, a list in the file.
 Several = Annotated[tuple[Item, ...], Field(min_length=1), Listed]
-Mapped = Annotated[dict[str, Item], Field(min_length=1)]
+
+
+def _different(values: tuple) -> tuple:
+    if any(values.count(value) > 1 for value in values):  # what stands there may have no hash
+        raise ValueError("two of them are the same")
+    return values
+
+
+#: What is safe in a path, in a shell and in a figure.
+NAME = re.compile(r"(?!.*\.\.)\w[\w.-]{0,63}")
+
+
+def _safe(name: str, *keys: str) -> str:
+    if not NAME.fullmatch(name):
+        rule = (
+            "letters, digits, '.', '_' and '-', at most 64 of them, the first a letter or digit, no two dots in a row"
+        )
+        refuse(f"{WHERE} has the name {name!r}; a name is of {rule}", *keys)
+    return name
+
+
+def _named(content: dict) -> dict:
+    return {_safe(name, name): value for name, value in content.items()}
+
+
+Mapped = Annotated[dict[str, Item], Field(min_length=1), AfterValidator(_named)]
 Real = int | float  # not float alone, or 1 would become 1.0 and be printed so
 Text = Annotated[str, Field(min_length=1), Words("text")]
 Revision = Annotated[str | None, Words("text or null")]
 Natural = Annotated[int, Field(ge=0), Words("a whole number of at least 0")]
-Count = Annotated[int, Field(ge=1), Words("a whole number of at least 1")]
+Count = Annotated[int, Field(ge=1, le=10**12), Words("a whole number of at least 1 (and at most 10^12)")]
 TwoOrMore = Annotated[int, Field(ge=2), Words("a whole number of at least 2")]
 Limit = Annotated[Count | None, Words("null, or a whole number of at least 1")]
 Positive = Annotated[Real, Field(gt=0), Words("a finite number above 0")]
-Counts = Annotated[Several[Annotated[int, Field(ge=1)]], Words("a list of whole numbers of at least 1")]
-Seeds = Annotated[Several[int], Words("a list of whole numbers, at least one")]
+Counts = Annotated[Several[Annotated[int, Field(ge=1, le=10**12)]], Words("a list of whole numbers of at least 1")]
+Seeds = Annotated[
+    Several[Annotated[int, Field(ge=-(2**31), lt=2**31)]], AfterValidator(_different),
+    Words("a list of whole numbers, at least one and no two the same"),
+]  # fmt: skip
 Positives = Annotated[Several[Annotated[Real, Field(gt=0)]], Words("a list of finite numbers above 0")]
 Names = Annotated[Several[str], Words("a list of names")]
-Pair = Annotated[tuple[str, str], Listed, Words("two model names")]
+Pair = Annotated[tuple[str, str], Listed, AfterValidator(_different), Words("two model names, not the same twice")]
 Exponent = Annotated[int, Field(ge=0, le=20)]
 
 
@@ -106,7 +135,7 @@ class Model(Section):
     """A model as the file describes it; the profile holds its `ModelSpec`."""
 
     source: Text
-    family: Text
+    family: Annotated[Text, AfterValidator(_safe)]
     layers: Count
     mlp_width: Count
     revision: Revision = None
@@ -332,7 +361,7 @@ class Settings(Section):
     context: Annotated[int, Field(ge=8), Words("a whole number of at least 8")]
     excerpt_characters: Limit
     segments_per_document: Limit
-    seed: Annotated[int, Words("a whole number")]
+    seed: Annotated[int, Field(ge=-(2**31), lt=2**31), Words("a whole number of 32 bits")]
     k: Annotated[Counts, AfterValidator(lambda k: tuple(sorted({1, *k})))]  # mutual top-1 is what the paper counts
     k_curve: Text
     nulls: Nulls
@@ -344,6 +373,6 @@ class Settings(Section):
     explorer: Explorer
     filtering: Filtering
     sequences_per_batch: Count
-    memory_gb: Annotated[Real, Field(gt=0), Words("a number above 0")]
+    memory_gb: Annotated[Real, Field(gt=0, le=10**6), Words("a number above 0 (and at most 10^6)")]
     dtype: Annotated[Literal["float32", "bfloat16"], Words("float32 or bfloat16")]
     device: Annotated[str, Field(pattern="^(auto|(cpu|cuda|mps)(:[0-9]+)?)$"), Words("auto, cpu, cuda or cuda:N")]

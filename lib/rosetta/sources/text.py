@@ -11,6 +11,9 @@ from rosetta.sources.environment import ENVIRONMENT_SHARES, environment_document
 
 logger = logging.getLogger(__name__)
 
+#: Characters. A document is tokenized whole; one of fifty megabytes would take all memory.
+LONGEST = 1_000_000
+
 
 def documents(corpus: dict, seed: int, keep_in: Path | None = None) -> Iterator[Document]:
     """The documents that a profile's ``corpus`` describes, in a seeded order.
@@ -56,30 +59,37 @@ def _shuffled(documents: Iterable[Document], seed: int) -> list[Document]:
 def from_files(paths: Iterable[str | Path], category: str = "general prose") -> Iterator[Document]:
     """Documents from local files: one from each text file, one from each line of a ``.jsonl`` file.
 
-    What is not UTF-8 or not JSON is left out and named in a warning.
+    What is not UTF-8 or not JSON, or has no text, or a subset or category that is no text, is left out and named in a
+    warning.
     """
     for path in map(Path, paths):
         if path.suffix != ".jsonl":
             text = read_text(path)
             if text is not None:
-                yield Document(normalize(text), path.stem, category, str(path))
+                yield _document(text, path.stem, category, str(path))
             continue
-        for number, line in enumerate(path.read_bytes().splitlines(), start=1):
-            try:
-                row = json.loads(line)
-                text = normalize(row["text"])
-                text.encode()
-            except (ValueError, KeyError, TypeError) as error:
-                logger.warning("left out %s, line %d: %s", path.name, number, error)
-                continue
-            subset = str(row.get("subset", path.stem))
-            yield Document(text, subset, PILE_CATEGORIES.get(subset, row.get("category", category)), f"{path}#{number}")
+        with open(path, "rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                try:
+                    row = json.loads(line)
+                    subset = row.get("subset", path.stem)
+                    named = PILE_CATEGORIES.get(subset, row.get("category", category))
+                    if not isinstance(subset, str) or not isinstance(named, str):
+                        raise TypeError(f"subset {subset!r} and category {named!r} must be text")
+                    yield _document(row["text"], subset, named, f"{path}#{number}")
+                except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+                    logger.warning("left out %s, line %d: %s: %s", path.name, number, type(error).__name__, error)
 
 
 def from_hub(corpus: dict, seed: int) -> Iterator[Document]:
     """Documents streamed from a data set (the Pile), in the order of a seeded shuffle buffer.
 
     A subset that Table 4 does not list is its own category; a text without a UTF-8 form, or null, is left out.
+
+    Raises
+    ------
+    ValueError
+        If the data set breaks off: a file of it is damaged, or the connection fails.
     """
     import datasets  # slow to import, and only this source needs it
 
@@ -87,15 +97,47 @@ def from_hub(corpus: dict, seed: int) -> Iterator[Document]:
         corpus["dataset"], data_files=corpus.get("data_files"), split=corpus.get("split", "train"),
         revision=corpus.get("revision"), streaming=True,
     ).shuffle(seed=seed, buffer_size=corpus.get("shuffle_buffer", 10_000))  # fmt: skip
-    for number, row in enumerate(stream):
+    for number, row in enumerate(_unbroken(stream, corpus)):
         subset = _field(row, corpus["subset"])
         try:
-            text = normalize(_field(row, corpus["text"]))
-            text.encode()
+            document = _document(
+                _field(row, corpus["text"]),
+                subset,
+                PILE_CATEGORIES.get(subset, subset),
+                f"{corpus['dataset']}#{number}",
+            )
         except (UnicodeEncodeError, TypeError) as error:  # a lone surrogate; a null
             logger.warning("left out row %d of %s: %s", number, corpus["dataset"], error)
             continue
-        yield Document(text, subset, PILE_CATEGORIES.get(subset, subset), f"{corpus['dataset']}#{number}")
+        yield document
+
+
+def _unbroken(stream: Iterable[dict], corpus: dict) -> Iterator[dict]:
+    """The rows of a stream; what it breaks off with, whatever that is, is raised with the data set's name."""
+    rows, number = iter(stream), 0
+    while True:
+        try:
+            row = next(rows, None)
+        except Exception as error:
+            files = f" ({corpus['data_files']})" if corpus.get("data_files") else ""
+            raise ValueError(
+                f"the data set {corpus['dataset']}{files} breaks off after row {number}: {type(error).__name__}: {error}; "
+                "a file of it may be damaged: fetch it again"
+            ) from error
+        if row is None:
+            return
+        yield row
+        number += 1
+
+
+def _document(text: str, subset: str, category: str, source: str) -> Document:
+    """A document in normal form, cut after `LONGEST` characters; UnicodeEncodeError if it has no UTF-8 form."""
+    text = normalize(text)
+    if len(text) > LONGEST:
+        logger.warning("%s has %d characters; the first %d are read", source, len(text), LONGEST)
+        text = text[:LONGEST]
+    text.encode()
+    return Document(text, subset, category, source)
 
 
 def _field(row: dict, path: str) -> str:

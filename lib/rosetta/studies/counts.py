@@ -87,9 +87,10 @@ def token_sweep(study: Study) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``tokens, positions, count`` and, from the second row on, ``overlap``: the share of this set's pairs that
-        the set before already held, ``jaccard``, and ``retained``: the share of the set before that is still held.
-        A budget larger than the corpus ends the table with what the corpus holds.
+        ``tokens, positions, count`` and ``overlap``: the share of this set's pairs that the set before already held,
+        ``retained``: the share of the set before that is still held, and ``jaccard``; all NaN in the first row. A budget
+        larger than the corpus ends the table with what the corpus holds. Budgets that one segment of text reaches
+        together are one row: they are the same text.
     """
     sweep = study.profile.token_sweep
     path = study.folder / "tables" / "token_sweep.parquet"
@@ -105,15 +106,18 @@ def _token_sweep(study: Study, pair: tuple[str, str], budgets: list[int]) -> pd.
     for segment in batches.pieces:
         unread.append(segment)
         tokens += len(segment.ids_a)
-        if tokens >= budgets[len(rows)] or len(unread) == batches.sequences_per_batch:
+        if tokens >= budgets[0] or len(unread) == batches.sequences_per_batch:
             accumulator.update(*batches.aligned(unread))
             unread = []
-        if tokens >= budgets[len(rows)]:
+        if tokens >= budgets[0]:
             row, before = _sweep_row(tokens, accumulator, before)
             rows.append(row)
+            budgets = [budget for budget in budgets if budget > tokens]
+        if not budgets:
+            break
     if unread:  # the corpus ended inside a budget
         accumulator.update(*batches.aligned(unread))
-    if len(rows) < len(budgets) and accumulator.positions > (rows[-1]["positions"] if rows else 1):
+    if budgets and accumulator.positions > (rows[-1]["positions"] if rows else 1):
         rows.append(_sweep_row(tokens, accumulator, before)[0])
     return pd.DataFrame(rows)
 
@@ -121,9 +125,7 @@ def _token_sweep(study: Study, pair: tuple[str, str], budgets: list[int]) -> pd.
 def _sweep_row(tokens: int, accumulator: PearsonAccumulator, before: set | None) -> tuple[dict, set]:
     pairs = set(map(tuple, mutual_nearest(accumulator.correlation()).tolist()))
     row = {"tokens": tokens, "positions": accumulator.positions, "count": len(pairs)}
-    if before is not None:
-        both = len(pairs & before)
-        row["overlap"] = both / max(1, len(pairs))
-        row["retained"] = both / max(1, len(before))
-        row["jaccard"] = both / max(1, len(pairs | before))
+    shares = {"overlap": pairs, "retained": before, "jaccard": pairs | (before or set())}
+    for share, of in shares.items():
+        row[share] = float("nan") if before is None else len(pairs & before) / max(1, len(of))
     return row, pairs

@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from rosetta.matching import nulls
 from rosetta.matching.activations import AlignedBatches, Example, Reader, strongest_segments
-from rosetta.matching.alignment import segments, windows
 from rosetta.matching.mutual import match_batches, top_k
+from rosetta.matching.segments import segments, windows
 from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untrained
-from rosetta.profiles.profile import Profile
+from rosetta.profiles.profile import Profile, ProfileError
 from rosetta.profiles.profile import load as load_profile
 from rosetta.results import keep
 from rosetta.sources import environment, text
@@ -53,6 +53,11 @@ class Study:
         self.folder = self.results / self.profile.name
         device = self.profile.device
         self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        kind, _, number = self.device.partition(":")
+        if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+            raise ProfileError(
+                f"{self.profile.path}: device is {device!r}, but there are {torch.cuda.device_count()} GPUs here"
+            )
 
     # -----------------------------------------------------------------------------------------------------------------
     # Text and models

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 from tqdm.auto import tqdm
 
 from rosetta.matching.mutual import matched_neurons, top_k
@@ -102,7 +103,8 @@ def separation(summary: pd.DataFrame) -> pd.DataFrame:
     DataFrame
         ``gap, smallest`` and ``gap, largest``: the Rosetta mean less the other one, at the family's smallest and largest
         size; ``sizes``, and how many of them have a gap ``above`` 0; ``Rosetta, per decade`` and ``other, per
-        decade``: the least-squares slope of each mean over a tenfold growth in neurons.
+        decade``: the least-squares slope of each mean over a tenfold growth in neurons, with its 95% interval (``..., low``
+        and ``..., high``; NaN for fewer than three sizes).
     """
     rows = {}
     for family, group in summary.groupby("family", sort=False):
@@ -110,9 +112,59 @@ def separation(summary: pd.DataFrame) -> pd.DataFrame:
         gap = mean[ROSETTA] - mean[OTHERS]
         row = {"gap, smallest": gap.iloc[0], "gap, largest": gap.iloc[-1], "sizes": len(gap), "above": sum(gap > 0)}
         for population in (ROSETTA, OTHERS):
-            row[f"{population}, per decade"] = np.polyfit(np.log10(mean.index), mean[population], 1)[0]
+            line = stats.linregress(np.log10(mean.index.to_numpy(float)), mean[population])
+            half = stats.t.ppf(0.975, len(mean) - 2) * line.stderr if len(mean) > 2 else np.nan
+            named = f"{population}, per decade"
+            row |= {named: line.slope, f"{named}, low": line.slope - half, f"{named}, high": line.slope + half}
         rows[family] = row
     return pd.DataFrame(rows).T.astype({"sizes": int, "above": int}).rename_axis("family")
+
+
+def gaps(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """How far the Rosetta Neurons' mean kurtosis lies above the others' at each size, and how surely.
+
+    Parameters
+    ----------
+    study : Study
+    table : DataFrame
+        As `kurtoses` gives it.
+
+    Returns
+    -------
+    DataFrame
+        ``family, model, neurons``; ``gap, low, high`` with its 95% bootstrap interval; and the same within layers
+        (``layers_gap, layers_low, layers_high``), so that where either population lies can make no gap.
+    """
+    rows, keys = [], ["family", "model", "neurons"]
+    for key, group in table.groupby(keys, sort=False):
+        strata = {"": [group], "layers_": [of_layer for _, of_layer in group.groupby("layer")]}
+        row = dict(zip(keys, key, strict=True))
+        for name, parts in strata.items():
+            found = selectivity.kurtosis_gap(*zip(*map(_populations, parts), strict=True), **_bootstrap(study))
+            row |= {f"{name}{field}": value for field, value in found._asdict().items()}
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def widening(study: Study, table: pd.DataFrame) -> pd.DataFrame:
+    """How much wider the gap is at a family's largest size than at its smallest: ``family, gap, low, high``."""
+    rows = []
+    for family, group in table.groupby("family", sort=False):
+        ends = [
+            _populations(group[group["neurons"] == size]) for size in (group["neurons"].min(), group["neurons"].max())
+        ]
+        rows.append({"family": family, **selectivity.gap_change(*ends, **_bootstrap(study))._asdict()})
+    return pd.DataFrame(rows)
+
+
+def _populations(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+    """Kurtosis of the Rosetta Neurons of a table, and of the others."""
+    rosetta, others = (table.loc[table["population"] == name, "kurtosis"].to_numpy() for name in (ROSETTA, OTHERS))
+    return rosetta, others
+
+
+def _bootstrap(study: Study) -> dict:
+    return {"resamples": study.profile.properties.bootstrap, "seed": study.profile.seed}
 
 
 # ---------------------------------------------------------------------------------------------------------------------
