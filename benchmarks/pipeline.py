@@ -14,7 +14,7 @@ from itertools import islice
 import torch
 from tqdm.auto import tqdm
 
-from rosetta.matching import alignment
+from rosetta.matching import segments
 from rosetta.matching.activations import AlignedBatches
 from rosetta.matching.correlation import PearsonAccumulator
 from rosetta.matching.mutual import mutual_nearest
@@ -60,7 +60,7 @@ def main() -> None:
     def tokenize_and_align():
         documents = [piece.document for piece in pieces]
         list(
-            alignment.segments(
+            segments.segments(
                 documents, a.tokenizer, b.tokenizer, study.profile.context, study.profile.segments_per_document
             )
         )

@@ -17,6 +17,7 @@ from pathlib import Path
 # Before anything reads them: tests run side by side, and what they start inherits it.
 os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 
+import hypothesis
 import numpy as np
 import pytest
 import tokenizers
@@ -46,6 +47,9 @@ PAIR, OTHER = ("pythia-32x2", "opt-32x2"), ("pythia-32x2", "gpt2-32x2")
 
 def pytest_configure():
     torch.set_num_threads(1)
+    # Tests run side by side: how long an example takes says more of the others than of what is tested.
+    hypothesis.settings.register_profile("kit", deadline=None)
+    hypothesis.settings.load_profile("kit")
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -152,7 +152,7 @@ class AlignedBatches:
     ----------
     a, b : Reader
     pieces : iterable of Segment
-        What `alignment.segments` gives; a list, or anything else that can be gone through again.
+        What `segments.segments` gives; a list, or anything else that can be gone through again.
     sequences_per_batch : int
 
     Attributes

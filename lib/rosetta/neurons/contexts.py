@@ -40,7 +40,7 @@ def top_contexts(
     ----------
     reader : Reader
     stream : iterable of Window
-        As `alignment.windows` gives it; the windows of a document come one after the other.
+        As `segments.windows` gives it; the windows of a document come one after the other.
     n : int
     one_per_document : bool
         At most one context from each document, its highest position; otherwise every position for itself.

@@ -18,7 +18,7 @@ def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
     Parameters
     ----------
     points : DataFrame
-        As `Study.points` gives it.
+        As `counts.points` gives it.
     count : {"raw", "calibrated", "strict"}
         All pairs, those above the permuted null, or those above both nulls.
     """
@@ -38,7 +38,7 @@ def null_counts(points: pd.DataFrame, null: str) -> Figure:
     Parameters
     ----------
     points : DataFrame
-        As `Study.points` gives it.
+        As `counts.points` gives it.
     null : {"untrained", "permuted"}
     """
     figure, axes = plt.subplots()
@@ -79,7 +79,7 @@ def fig33(sweep: pd.DataFrame) -> Figure:
     Parameters
     ----------
     sweep : DataFrame
-        As `Study.token_sweep` gives it.
+        As `counts.token_sweep` gives it.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH * 1.4, 3.8))
     left.plot(sweep["tokens"], sweep["count"], "o-", color=BLUE)

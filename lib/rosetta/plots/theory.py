@@ -52,9 +52,9 @@ def fig27(table: pd.DataFrame, fitted: pd.DataFrame, reading: str = "coordinates
     Parameters
     ----------
     table : DataFrame
-        As `theory.grid` gives it; drawn are the means over the runs.
+        As `laws.grid` gives it; drawn are the means over the runs.
     fitted : DataFrame
-        As `theory.slopes` gives it, for the same reading.
+        As `laws.slopes` gives it, for the same reading.
     """
     means = table.groupby(["beta", "neurons"], as_index=False).mean(numeric_only=True)
     panels = {
@@ -89,7 +89,7 @@ def panel_c(fitted: pd.DataFrame) -> Figure:
     Parameters
     ----------
     fitted : DataFrame
-        Rows of `theory.slopes` with the columns ``background`` and ``reading``.
+        Rows of `laws.slopes` with the columns ``background`` and ``reading``.
     """
     kinds = fitted.groupby("background", sort=False)
     figure, panels = plt.subplots(1, len(kinds), figsize=(WIDTH * 1.4, 4.6), sharex=True, sharey=True, squeeze=False)
@@ -112,7 +112,7 @@ def slope_errors(fitted: pd.DataFrame, within: float = 0.05) -> Figure:
     Parameters
     ----------
     fitted : DataFrame
-        Rows of `theory.slopes` by ``choice`` and ``value``.
+        Rows of `laws.slopes` by ``choice`` and ``value``.
     within : float
         Half the width of the band drawn: what the paper reports for its own choices.
     """
