@@ -96,9 +96,18 @@ def test_what_it_says_of_filters_is_what_the_published_run_found():
 
 def test_what_it_says_of_polarization_is_what_the_published_run_found():
     gaps = pd.read_csv(ROOT / "figures" / "separation.csv").set_index("family")
-    told = re.search(r"\(Pythia (\S+) to (\S+), OPT (\S+) to (\S+), Qwen (\S+) to (\S+)\)", README).groups()
-    expected = [f"{gaps.loc[f, c]:.2f}" for f in ("pythia", "opt", "qwen") for c in ("gap, smallest", "gap, largest")]
-    assert list(told) == expected
+    widening = pd.read_csv(ROOT / "figures" / "widening.csv").set_index("family")
+    clear = pd.read_csv(ROOT / "figures" / "gaps.csv")
+    assert f"its interval at {(clear.low > 0).sum()} (within layers at {(clear.layers_low > 0).sum()})" in README
+    assert (widening.low > 0).sum() == 1 and "shows in one family of three" in README
+    for family, name in (("pythia", "Pythia"), ("opt", "OPT"), ("qwen", "Qwen")):
+        ends, change = gaps.loc[family], widening.loc[family]
+        assert (
+            f"{change.gap:+.2f} [{change.low:+.2f}, {change.high:+.2f}] "
+            f"({name} {ends['gap, smallest']:.2f} to {ends['gap, largest']:.2f})"
+        ) in README
+        slope, low, high = (ends[f"other, per decade{end}"] for end in ("", ", low", ", high"))
+        assert f"{name} {slope:+.2f} [{low:+.2f}, {high:+.2f}]" in README
     rising = gaps["other, per decade"]
     assert f"by {rising.min():.2f} to {rising.max():.2f} for a tenfold growth" in README
     summary = pd.read_csv(ROOT / "figures" / "polarization.csv").pivot(
