@@ -139,7 +139,7 @@ CASES = {
     ),
     "fig03a calibrated": (
         lambda: plots.fig03a(POINTS, "calibrated"),
-        {SIZE, "Rosetta Neurons above the permuted null"},
+        {SIZE, "Rosetta Neurons, calibrated"},
         [r"Pythia–OPT, $\alpha$ = 1.00, $R^2$ = 1.000", "GPT-2–mine"],
     ),
     "null_counts": (

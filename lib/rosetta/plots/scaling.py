@@ -27,8 +27,7 @@ def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
         fit = style.fit_line(axes, group["neurons"], group[count], COLORS[index % 6])
         exponent = rf", $\alpha$ = {fit.alpha:.2f}, $R^2$ = {fit.r2:.3f}" if fit else ""
         style.draw_curve(axes, group["neurons"], group[count], index, label(curve) + exponent)
-    above = {"raw": "", "calibrated": " above the permuted null", "strict": " above both nulls"}[count]
-    style.log_axes(axes, SIZE, f"Rosetta Neurons{above}")
+    style.log_axes(axes, SIZE, "Rosetta Neurons" if count == "raw" else f"Rosetta Neurons, {count}")
     return legend_below(figure, axes)
 
 

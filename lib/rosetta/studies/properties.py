@@ -112,10 +112,11 @@ def separation(summary: pd.DataFrame) -> pd.DataFrame:
         gap = mean[ROSETTA] - mean[OTHERS]
         row = {"gap, smallest": gap.iloc[0], "gap, largest": gap.iloc[-1], "sizes": len(gap), "above": sum(gap > 0)}
         for population in (ROSETTA, OTHERS):
-            line = stats.linregress(np.log10(mean.index.to_numpy(float)), mean[population])
-            half = stats.t.ppf(0.975, len(mean) - 2) * line.stderr if len(mean) > 2 else np.nan
+            slope = np.polyfit(np.log10(mean.index), mean[population], 1)[0]
+            error = stats.linregress(np.log10(mean.index.to_numpy(float)), mean[population]).stderr
+            half = stats.t.ppf(0.975, len(mean) - 2) * error if len(mean) > 2 else np.nan
             named = f"{population}, per decade"
-            row |= {named: line.slope, f"{named}, low": line.slope - half, f"{named}, high": line.slope + half}
+            row |= {named: slope, f"{named}, low": slope - half, f"{named}, high": slope + half}
         rows[family] = row
     return pd.DataFrame(rows).T.astype({"sizes": int, "above": int}).rename_axis("family")
 
