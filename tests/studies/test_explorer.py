@@ -293,4 +293,4 @@ def test_hostile_text_reaches_the_page_only_escaped(folder, corpus, study, tmp_p
 def test_the_page_says_what_was_matched(study, neurons):
     page = explorer.write(study, neurons).read_text(encoding="utf-8")
     assert f"Rosetta Neurons of {', '.join(POINT)}" in page
-    assert f"Neurons of {PYTHIA} whose" in page and "over 2,000 tokens; contexts from 12,000 tokens" in page
+    assert f"Neurons of {PYTHIA} whose" in page and "over 2,000 tokens; contexts from 6,000 tokens" in page
