@@ -208,6 +208,13 @@ def test_a_configuration_that_is_broken(tmp_path, content, said):
         models.describe(folder)
 
 
+def test_layers_of_unequal_width_are_not_counted_by_the_first(monkeypatch):
+    mlps = [models.Mlp("", "", None, neurons) for neurons in (256, 96, 96)]
+    monkeypatch.setattr(sys.modules["rosetta.models.load"], "find_mlps", lambda model: mlps)
+    with pytest.raises(ModelRefused, match=r"layers have \[256, 96, 96\] neurons"):
+        models.describe("zoo/opt-32x2")
+
+
 def test_a_folder_that_is_not_there():
     with pytest.raises(FileNotFoundError, match=r"there is no folder .*make zoo"):
         models.describe("zoo/nothing")

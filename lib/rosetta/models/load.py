@@ -67,7 +67,12 @@ def describe(source: str | Path, name: str | None = None, family: str = "mine") 
     config = transformers.AutoConfig.from_pretrained(located(str(source)))
     with torch.device("meta"):
         mlps = find_mlps(transformers.AutoModelForCausalLM.from_config(config))
-    return ModelSpec(name or Path(source).name, str(source), family, len(mlps), mlps[0].neurons)
+    widths = [mlp.neurons for mlp in mlps]
+    if len(set(widths)) > 1:  # a model's size is its layers times their width, everywhere
+        raise ModelRefused(
+            f"model {name or source}: its layers have {widths} neurons; only layers of one width are counted"
+        )
+    return ModelSpec(name or Path(source).name, str(source), family, len(mlps), widths[0])
 
 
 class ModelRefused(ValueError):
@@ -168,7 +173,10 @@ def from_config(config: transformers.PretrainedConfig, seed: int, remote_code: b
 
 
 def fingerprint(spec: ModelSpec) -> str:
-    """What tells this model's weights from others': the digest of a folder's files, but for what is written about it, name and revision for the hub."""
+    """What tells this model's weights from others': for the hub its name and revision.
+
+    For a folder it is the digest of all its files but what is written about the model (``.md``).
+    """
     folder = Path(spec.location)
     if not folder.is_dir():
         return f"{spec.source}@{spec.revision or 'main'}"
