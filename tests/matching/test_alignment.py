@@ -115,9 +115,12 @@ def test_special_tokens_are_found_before_the_text_and_left_out_of_it(tokenizer_o
 
 
 def test_a_special_token_written_out_in_the_text_stands_for_its_letters(tokenizer_of):
-    ids, spans = token_byte_spans(tokenizer_of["opt"], "a</s>b")
-    assert ids[1] == tokenizer_of["opt"].convert_tokens_to_ids("</s>")
-    assert spans.tolist() == [[0, 1], [1, 5], [5, 6]]
+    opt = tokenizer_of["opt"]
+    assert opt("a</s>b", add_special_tokens=False)["input_ids"][1] == opt.convert_tokens_to_ids("</s>")
+    ids, spans = token_byte_spans(opt, "a</s>b")
+    assert not set(ids) & set(opt.all_special_ids) and "".join(opt.batch_decode([[i] for i in ids])) == "a</s>b"
+    assert (spans[0, 0], spans[-1, 1]) == (0, 6) and (spans[1:, 0] == spans[:-1, 1]).all() and len(ids) > 3
+    assert special_prefix(opt) == [opt.convert_tokens_to_ids("</s>")]  # still fed before every text
 
 
 def test_documents_that_a_tokenizer_cannot_spell_are_left_out_counted_and_the_first_named(tokenizer_of, caplog):

@@ -34,11 +34,12 @@ def test_an_excerpt_is_a_piece_of_the_text_that_begins_at_a_line(text, character
     assert any(text.startswith(excerpt.text, i) for i in begins)
 
 
-def test_excerpts_of_one_text_differ_between_seeds_and_sources():
+def test_excerpts_differ_between_seeds_and_texts_and_not_between_places_of_a_file():
     text = "".join(f"line {i}\n" for i in range(100))
     by_seed = {sources.excerpt(Document(text, "", "", "a"), 20, seed).text for seed in range(10)}
+    by_text = {sources.excerpt(Document(f"{text}{i}", "", "", "a"), 20, 0).text for i in range(10)}
     by_source = {sources.excerpt(Document(text, "", "", str(source)), 20, 0).text for source in range(10)}
-    assert len(by_seed) > 5 and len(by_source) > 5
+    assert len(by_seed) > 5 and len(by_text) > 5 and len(by_source) == 1
     document = Document(text, "", "", "a")
     assert sources.excerpt(document, None, 0) is document
 

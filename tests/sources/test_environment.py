@@ -275,3 +275,8 @@ def test_a_missing_subset_and_unchanged_versions_are_told(recorded):
     documents, record = recorded
     (message,) = environment.differences("heldout", [d for d in documents if d.subset == "Python"], record)
     assert "Cython" in message and "versions are the same" in message
+
+
+def test_what_only_some_pythons_have_is_no_part_of_the_corpus():
+    assert environment.file_kind("numpy", "numpy/distutils/core.py") is None
+    assert environment.file_kind("numpy", "numpy/_core/numeric.py") == "py"

@@ -23,6 +23,7 @@ from tqdm.auto import tqdm
 
 from rosetta.matching.activations import Reader, read_windows
 from rosetta.matching.segments import windows
+from rosetta.models.load import token_ids
 from rosetta.sources.document import Document, batched
 
 logger = logging.getLogger(__name__)
@@ -220,9 +221,7 @@ def bag_of_tokens(tokenizer, train: Sequence[str], is_target: Sequence[bool], po
 
     As `linear_probe`, with texts in place of activations. Returns float64 [n], log-odds of the target.
     """
-    tokens = TfidfVectorizer(
-        analyzer=lambda text: tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"], sublinear_tf=True
-    )
+    tokens = TfidfVectorizer(analyzer=lambda text: next(token_ids(tokenizer, [text])), sublinear_tf=True)
     model = make_pipeline(tokens, LogisticRegression(C=10, max_iter=1_000))
     return model.fit(train, _two_classes(is_target)).decision_function(pool)
 

@@ -21,8 +21,8 @@ from safetensors.torch import save_file
 from tqdm.auto import tqdm
 from transformers.pytorch_utils import Conv1D
 
-from rosetta.models.likelihood import check_context, text_nats, token_ids
-from rosetta.models.load import ModelSpec, fingerprint, load_tokenizer
+from rosetta.models.likelihood import check_context, text_nats
+from rosetta.models.load import ModelSpec, fingerprint, load_tokenizer, token_ids
 from rosetta.models.load import load as load_model
 from rosetta.models.mlps import NoMlpFound, find_mlps
 from rosetta.profiles.sections import Training
@@ -61,7 +61,7 @@ def packed(texts: Sequence[str], tokenizer, sequence_length: int) -> np.ndarray:
         If the texts do not fill one window.
     """
     end = tokenizer.eos_token_id
-    row = np.fromiter((i for ids in token_ids(texts, tokenizer) for i in (*ids, end)), dtype=np.int64)
+    row = np.fromiter((i for ids in token_ids(tokenizer, texts) for i in (*ids, end)), dtype=np.int64)
     sequences, rest = divmod(len(row), sequence_length)
     if not sequences:
         made = f"{len(texts)} texts make {len(row)} tokens, less than one sequence of {sequence_length}"

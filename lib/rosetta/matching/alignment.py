@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from rosetta.models.load import token_ids
+
 
 class TokenizerRefused(ValueError):
     """Exact byte spans cannot be had from this tokenizer."""
@@ -69,9 +71,8 @@ def spelled_batch(tokenizer, texts: list[str]) -> list[tuple[list[int], np.ndarr
     if not texts:
         return []
     token_bytes, lengths = vocabulary_bytes(tokenizer)
-    batch = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     result = []
-    for ids, data in zip(batch, encoded, strict=True):
+    for ids, data in zip(token_ids(tokenizer, texts), encoded, strict=True):
         try:
             tokens = b"".join([token_bytes[i] for i in ids])
             added = len(tokens) - len(data)

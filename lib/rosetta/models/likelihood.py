@@ -1,9 +1,11 @@
 """How well a language model predicts text: what perplexity (Table 1) and bits per byte (the zoo's card) rest on."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
+
+from rosetta.models.load import token_ids
 
 
 def next_token_nats(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
@@ -11,12 +13,6 @@ def next_token_nats(model: torch.nn.Module, ids: torch.Tensor) -> torch.Tensor:
     logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()
     losses = torch.nn.functional.cross_entropy(logits.flatten(0, 1), ids[:, 1:].flatten(), reduction="none")
     return losses.view(len(ids), -1)
-
-
-def token_ids(texts: Sequence[str], tokenizer) -> Iterator[list[int]]:
-    """Token ids of each text, a few hundred texts at a time."""
-    for start in range(0, len(texts), 256):
-        yield from tokenizer(list(texts[start : start + 256]), add_special_tokens=False, verbose=False)["input_ids"]
 
 
 @torch.inference_mode()
@@ -48,7 +44,7 @@ def text_nats(
     check_context(model, context)
     model.eval()
     end, room = tokenizer.eos_token_id, context - 1
-    windows = [ids[i : i + room] for ids in token_ids(texts, tokenizer) for i in range(0, len(ids), room)]
+    windows = [ids[i : i + room] for ids in token_ids(tokenizer, texts) for i in range(0, len(ids), room)]
     windows.sort(key=len)  # little padding
     nats = 0.0
     for start in range(0, len(windows), batch):

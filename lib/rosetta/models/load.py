@@ -3,6 +3,7 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -92,6 +93,13 @@ def load_tokenizer(spec: ModelSpec) -> transformers.PreTrainedTokenizerBase:
     if not tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]:  # what comes where there are no files
         raise ModelRefused(f"model {spec.name}: {spec.location} holds no tokenizer; copy its tokenizer.json there")
     return tokenizer
+
+
+def token_ids(tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
+    """Token ids of each text, without special tokens: one that is written out in a text stands for its letters."""
+    for start in range(0, len(texts), 256):
+        some = list(texts[start : start + 256])
+        yield from tokenizer(some, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
 def load(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype = torch.float32) -> torch.nn.Module:

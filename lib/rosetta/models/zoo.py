@@ -29,7 +29,7 @@ from safetensors.torch import save_file
 from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 
 from rosetta.models.likelihood import next_token_nats, text_nats
-from rosetta.models.load import from_config
+from rosetta.models.load import from_config, token_ids
 from rosetta.results import write_json, write_whole
 from rosetta.sources.document import Document, interleave
 from rosetta.sources.environment import ENVIRONMENT_SHARES, environment_documents, write_manifest
@@ -184,7 +184,7 @@ def prepare_family(family: str, tokens: int, folder: Path, documents: list[Docum
     stream = training_documents(family, documents)
     while filled < tokens:
         texts = [document.text for document in islice(stream, 256)]
-        for ids in tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]:
+        for ids in token_ids(tokenizer, texts):
             ids = [*ids, tokenizer.eos_token_id][: tokens - filled]
             row[filled : filled + len(ids)] = ids
             filled += len(ids)

@@ -103,14 +103,14 @@ def interleave(
 
 
 def excerpt(document: Document, characters: int | None, seed: int) -> Document:
-    """A piece of at most `characters` characters that begins at a line of the document, drawn by seed and source.
+    """A piece of at most `characters` characters that begins at a line of the document.
 
-    With None the document itself.
+    Drawn by seed and text, so it does not matter where a file lies. With None the document itself.
     """
     if characters is None or len(document.text) <= characters:
         return document
     starts = [0] + [i + 1 for i, c in enumerate(document.text[:-characters]) if c == "\n"]
-    start = random.Random(f"{seed}-{document.source}").choice(starts)
+    start = random.Random(f"{seed}-{document.text}").choice(starts)
     return document._replace(text=document.text[start : start + characters])
 
 

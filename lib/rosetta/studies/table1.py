@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from rosetta.filtering import filters, pretraining
 from rosetta.matching.nulls import mean_ci95
-from rosetta.models.load import fingerprint, load_tokenizer
+from rosetta.models.load import fingerprint, load_tokenizer, token_ids
 from rosetta.models.load import load as load_model
 from rosetta.results import keep, keep_file
 from rosetta.sources import environment
@@ -122,7 +122,7 @@ def drawn(study: Study, split: str) -> pd.DataFrame:
         share, total = 0.5, filtering.test_tokens and 2 * filtering.test_tokens
 
     def count(text: str) -> int:
-        return len(tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"])
+        return sum(map(len, token_ids(tokenizer, [text])))
 
     def draw() -> pd.DataFrame:
         file = functions_file(study)
