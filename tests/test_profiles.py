@@ -87,7 +87,7 @@ def test_both_orders_of_a_pair_stay_apart():
     pair = ["opt-32x2", "pythia-32x2"]
     content = changed("curves", to={"there": [pair], "back": [pair[::-1]]}) | {"k_curve": "there"}
     content["properties"] |= {"rosetta": {"opt": "back"}, "firing": ["opt"]}
-    content["explorer"]["point"] = pair
+    content["explorer"]["point"] = content["positions"]["pair"] = pair
     content["filtering"] |= {"pair": pair, "scorer": "opt-32x2"}
     profile = profiles.check(content, "both.yaml")
     assert profile.pairs_of(tuple(pair)) == [tuple(pair)]
@@ -145,6 +145,12 @@ def test_pairs_are_matched_once_however_often_they_are_named():
         (changed("k_curve", to="opt"), ["k_curve", "'opt'", "pythia-opt-qwen"]),
         (changed("nulls", "quantile", to=1.5), ["nulls.quantile is 1.5", "between 0 and 1"]),
         (changed("nulls", "untrained_seeds", to=[]), ["nulls.untrained_seeds", "at least one"]),
+        (changed("positions", "pair", to=["opt-32x2", "gpt-5"]), ["positions.pair", "'gpt-5'", "qwen-48x3"]),
+        (
+            changed("positions", "pair", to=["opt-32x2", "qwen-48x3"]),
+            ["positions.pair", "a point of one of the curves"],
+        ),
+        (changed("positions", "t", to=0), ["positions.t is 0", "above 0"]),
         (changed("token_sweep", "pair", to=["opt-32x2"]), ["token_sweep.pair", "two model names"]),
         (changed("token_sweep", "pair", to=["opt-32x2", "gpt-5"]), ["token_sweep.pair", "'gpt-5'", "qwen-48x3"]),
         (changed("token_sweep", "pair", to=["opt-32x2", ["a"]]), ["token_sweep.pair", "['a']"]),

@@ -212,3 +212,43 @@ def test_a_table_that_fits_is_one_tile_and_a_budget_for_no_pair_is_refused():
     assert len(list(tiles(30, 20, 16 * 599))) > 1
     with pytest.raises(ValueError, match="holds no accumulator"):
         list(tiles(30, 20, 15))
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Sums that add up
+
+
+@pytest.mark.parametrize("inputs", INPUTS)
+@pytest.mark.parametrize("parts", ["halves", "every third", "one row", "all and none", "none and all"])
+def test_accumulators_of_some_positions_and_of_the_others_join_to_that_of_all(inputs, parts):
+    a, b = (torch.as_tensor(x, dtype=torch.float32) for x in INPUTS[inputs]())
+    row = torch.arange(len(a))
+    mask = {
+        "halves": row < 700, "every third": row % 3 == 0, "one row": row == 900,
+        "all and none": row >= 0, "none and all": row < 0,
+    }[parts]  # fmt: skip
+    one, other = (PearsonAccumulator(N_A, N_B) for _ in range(2))
+    for rows in row.split(400):
+        some = rows[mask[rows]], rows[~mask[rows]]
+        one.update(a[some[0]], b[some[0]])
+        other.update(a[some[1]], b[some[1]])
+    before = other.cross.clone(), other.positions
+    one.join(other)
+    assert one.positions == len(a) and torch.equal(other.cross, before[0]) and other.positions == before[1]
+    np.testing.assert_allclose(one.correlation(), streamed(a, b, [T]), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(one.correlation(), reference(a, b), rtol=0, atol=1e-5)
+    one.update(a[:50], b[:50])  # more may follow
+    twice = torch.cat([a, a[:50]]), torch.cat([b, b[:50]])
+    np.testing.assert_allclose(one.correlation(), reference(*twice), rtol=0, atol=1e-5)
+
+
+def test_a_neuron_is_dead_after_joining_only_if_both_parts_saw_the_same_value():
+    a = torch.tensor([[0.0, 1.0, 2.0], [0.0, 1.0, 3.0], [0.0, 2.0, 4.0], [0.0, 2.0, 5.0]])
+    one, other = PearsonAccumulator(3, 3), PearsonAccumulator(3, 3)
+    one.update(a[:2], a[:2])
+    other.update(a[2:], a[2:])
+    one.join(other)
+    assert one.dead == (1, 1) and other.dead == (2, 2)
+    np.testing.assert_allclose(one.correlation(), reference(a, a), atol=1e-6)
+    with pytest.raises(ValueError, match=r"the other is of \(2, 3\) neurons; expected \(3, 3\)"):
+        one.join(PearsonAccumulator(2, 3))

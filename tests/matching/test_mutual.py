@@ -5,7 +5,16 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosetta.matching.mutual import COLUMNS, collapse, locate, match_batches, matched_neurons, mutual_nearest, top_k
+from rosetta.matching.mutual import (
+    COLUMNS,
+    collapse,
+    locate,
+    match_batches,
+    match_thinned,
+    matched_neurons,
+    mutual_nearest,
+    top_k,
+)
 from rosetta.results import keep
 
 
@@ -256,3 +265,33 @@ def test_a_model_that_a_table_does_not_hold_is_refused_with_those_it_does():
         matched_neurons(table, "middle")
     with pytest.raises(ValueError, match="no tables"):
         collapse([], "left")
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Over all positions, and over some of them
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 10**6), sizes=st.lists(st.integers(1, 40), min_size=2, max_size=6), share=st.floats(0.2, 0.9)
+)
+def test_both_tables_at_once_are_those_of_two_separate_matches(seed, sizes, share):
+    rng = np.random.default_rng(seed)
+    a, b = (torch.from_numpy(rng.standard_normal((sum(sizes) + 10, n))).float() for n in (9, 7))
+    kept = rng.random(len(a)) < share
+    kept[:5] = True
+    sizes = [*sizes, 10]
+    batches = list(zip(a.split(sizes), b.split(sizes), strict=True))
+    of_all, of_kept = match_thinned(batches, kept, k=2, memory_bytes=20 * 30)  # 30 cells of 5 tables: several tiles
+    for table, rows in ((of_all, np.ones(len(a), bool)), (of_kept, kept)):
+        alone = match_batches([(a[rows], b[rows])], k=2)
+        pd.testing.assert_frame_equal(table.drop(columns="correlation"), alone.drop(columns="correlation"))
+        np.testing.assert_allclose(table.correlation, alone.correlation, atol=1e-5)
+        assert table.attrs == alone.attrs and table.attrs["positions"] == rows.sum()
+
+
+@pytest.mark.parametrize("positions", [9, 11])
+def test_a_mask_of_another_length_is_refused(positions):
+    batches = [(torch.randn(5, 3), torch.randn(5, 3)) for _ in range(2)]
+    with pytest.raises(ValueError, match=f"kept is for {positions} positions; the batches hold 10"):
+        match_thinned(batches, np.ones(positions, bool))

@@ -25,6 +25,22 @@ def test_a_point_counts_what_its_tables_hold(profile, tmp_path):
     assert counts.point(one, PAIR, k=2)["raw"] == ((table.rank_a <= 2) & (table.rank_b <= 2)).sum() > point["raw"]
 
 
+def test_a_point_counts_thinned_positions_against_the_untrained_nulls_own_and_the_permuted_ones_scaled(
+    profile, tmp_path
+):
+    one = Study(profile(), tmp_path)
+    point, best = counts.point(one, PAIR), lambda t: t[(t.rank_a == 1) & (t.rank_b == 1)].correlation
+    thinned, everything = one.thinned_matches(PAIR), one.matches(PAIR)
+    assert point["thinned"] == len(best(thinned)) and point["thinned_positions"] == thinned.attrs["positions"]
+    untrained = [best(table) for table in one.thinned_untrained_matches(PAIR)]
+    assert point["thinned_untrained_mean"] == pytest.approx(np.mean(list(map(len, untrained))))
+    permuted = np.quantile(np.concatenate([best(table) for table in one.permuted_matches(PAIR)]), 0.999)
+    scaled = permuted * np.sqrt(everything.attrs["positions"] / thinned.attrs["positions"])
+    above = max(scaled, np.quantile(np.concatenate(untrained), 0.999))
+    assert point["thinned_threshold"] == pytest.approx(above)
+    assert point["thinned_strict"] == (best(thinned) > above).sum()
+
+
 def test_a_collapsed_point_counts_the_anchors_neurons_that_every_pair_matches(profile, tmp_path):
     three = ["opt-32x2", "pythia-32x2", "gpt2-32x2"]
     curves = {"pythia-opt": [list(PAIR)], "pythia-gpt2": [list(OTHER)], "opt-pythia-gpt2": [three]}

@@ -14,6 +14,7 @@ from tokenizers import decoders, pre_tokenizers
 
 from rosetta import models
 from rosetta.matching.activations import BadActivations, HeldBatches
+from rosetta.matching.positions import thinning
 from rosetta.sources import environment
 from rosetta.studies import matches
 from rosetta.studies.matches import Study
@@ -22,13 +23,17 @@ from rosetta.studies.matches import Study
 @pytest.fixture
 def calls(monkeypatch):
     """Counts how often something is matched, while matching goes on as ever."""
-    made, match_batches = [], matches.match_batches
+    made = []
 
-    def counted(batches, *args, **kwargs):
-        made.append(batches)
-        return match_batches(batches, *args, **kwargs)
+    def counted(match):
+        def matched(batches, *args, **kwargs):
+            made.append(batches)
+            return match(batches, *args, **kwargs)
 
-    monkeypatch.setattr(matches, "match_batches", counted)
+        return matched
+
+    for name in ("match_batches", "match_thinned"):
+        monkeypatch.setattr(matches, name, counted(getattr(matches, name)))
     return made
 
 
@@ -94,6 +99,31 @@ def test_matches_are_the_mutual_nearest_neighbours_of_the_models_activations(pro
     for (u, v), value in found.items():
         assert value == pytest.approx(corr[u, v], abs=1e-4)
     assert table.attrs["positions"] == sum(len(a) for a, _ in one.batches(PAIR))
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_thinned_matches_are_those_over_the_spans_that_are_kept(profile, tmp_path, seed):
+    one = Study(profile(), tmp_path)
+    table = one.thinned_matches(PAIR) if seed is None else one.thinned_untrained_matches(PAIR)[0]
+    batches = one.batches(PAIR, untrained_seed=seed)
+    kept = thinning(batches.pieces, one.profile.positions.t, one.profile.seed)
+    a, b = (torch.cat(side) for side in zip(*batches, strict=True))
+    assert table.attrs["positions"] == kept.sum() < len(a) == len(kept)
+    corr = correlations([(a[kept], b[kept])])
+    best = table[(table.rank_a == 1) & (table.rank_b == 1)]
+    found = {(m.layer_a * 128 + m.unit_a, m.layer_b * 128 + m.unit_b): m.correlation for m in best.itertuples()}
+    assert len(found.keys() ^ mutual(corr)) <= 2 and len(found) > 20
+    assert all(value == pytest.approx(corr[pair], abs=1e-4) for pair, value in found.items())
+
+
+def test_both_kinds_of_positions_are_matched_at_once_and_another_t_asks_for_both_again(profile, tmp_path, calls):
+    positions = yaml.safe_load(profile().read_text())["positions"]
+    first = Study(profile(), tmp_path)
+    first.thinned_matches(PAIR), first.matches(PAIR)
+    assert len(calls) == 1
+    other = Study(profile(positions=positions | {"t": 0.01}), tmp_path)
+    assert same(other.matches(PAIR), first.matches(PAIR)) and len(calls) == 2
+    assert other.thinned_matches(PAIR).attrs["positions"] > first.thinned_matches(PAIR).attrs["positions"]
 
 
 def test_permuted_matches_do_not_depend_on_whether_memory_holds_the_activations(profile, tmp_path, calls):

@@ -3,12 +3,14 @@
 from rosetta.matching.activations import AlignedBatches, Reader
 from rosetta.matching.alignment import canonical_spans, pool, resample_grid, token_byte_spans, token_texts
 from rosetta.matching.correlation import PearsonAccumulator
-from rosetta.matching.mutual import collapse, match_batches, matched_neurons, mutual_nearest, top_k
+from rosetta.matching.mutual import collapse, match_batches, match_thinned, matched_neurons, mutual_nearest, top_k
 from rosetta.matching.nulls import Permuted, calibrated, expected_by_chance, mean_ci95, threshold
+from rosetta.matching.positions import shifted, thinning
 from rosetta.matching.segments import segments, windows
 
 __all__ = [
     "AlignedBatches", "PearsonAccumulator", "Permuted", "Reader", "calibrated", "canonical_spans", "collapse",
-    "expected_by_chance", "match_batches", "matched_neurons", "mean_ci95", "mutual_nearest", "pool",
-    "resample_grid", "segments", "threshold", "token_byte_spans", "token_texts", "top_k", "windows",
+    "expected_by_chance", "match_batches", "match_thinned", "matched_neurons", "mean_ci95", "mutual_nearest", "pool",
+    "resample_grid", "segments", "shifted", "thinning", "threshold", "token_byte_spans", "token_texts", "top_k",
+    "windows",
 ]  # fmt: skip

@@ -1,6 +1,7 @@
 """Streaming Pearson correlation of all neurons of one model with all neurons of another (eq. 2)."""
 
 from collections.abc import Iterator
+from copy import copy
 
 import torch
 
@@ -58,6 +59,27 @@ class PearsonAccumulator:
         if self.positions:
             self.cross.addr_(moved_a, moved_b, alpha=joined_weight(self.positions, len(a)))
         self.positions += len(a)
+
+    def join(self, other: "PearsonAccumulator") -> None:
+        """Add all positions that another accumulator of the same neurons has seen; that one stays as it is.
+
+        Raises
+        ------
+        ValueError
+            If the numbers of neurons differ.
+        """
+        if other.cross.shape != self.cross.shape:
+            raise ValueError(f"the other is of {tuple(other.cross.shape)} neurons; expected {tuple(self.cross.shape)}")
+        if not other.positions:
+            return
+        if not self.positions:  # the units are the other's, then
+            self.cross, self.a, self.b = other.cross.clone(), other.a.copy(), other.b.copy()
+        else:
+            in_a, moved_a = self.a.join(other.a, self.positions, other.positions)
+            in_b, moved_b = self.b.join(other.b, self.positions, other.positions)
+            self.cross.addcmul_(other.cross * in_a[:, None], in_b[None, :].expand_as(self.cross))
+            self.cross.addr_(moved_a, moved_b, alpha=joined_weight(self.positions, other.positions))
+        self.positions += other.positions
 
     def correlation(self) -> torch.Tensor:
         """r [n_a, n_b] of all positions so far; NaN where a neuron never changed. More batches may follow.
@@ -120,21 +142,40 @@ class Moments:
         self.squares += moved.square() * joined_weight(before, len(x))
         return x, moved.float()
 
+    def join(self, other: "Moments", before: int, more: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Add what `more` positions have given another; its unit in units of this one, and how far the means differ."""
+        unit = self.scale.double() / other.scale.double()
+        mean = (other.shift.double() - self.shift.double()) * self.scale.double() + other.mean * unit
+        moved = mean - self.mean
+        self.mean += moved * (more / (before + more))
+        self.squares += other.squares * unit.square() + moved.square() * joined_weight(before, more)
+        self.changed |= other.changed | (other.first != self.first)
+        return unit.float(), moved.float()
+
+    def copy(self) -> "Moments":
+        """One that may be changed alone."""
+        other = copy(self)
+        for name in ("mean", "squares", "changed"):
+            setattr(other, name, getattr(self, name).clone())
+        return other
+
     def norm(self) -> torch.Tensor:
         """Root of the sum of squared deviations, in scaled units, float32; NaN for a dead neuron."""
         defined = self.changed & (self.squares > 0)  # a change below what float32 can hold leaves no square
         return torch.where(defined, self.squares, torch.nan).sqrt().float()
 
 
-def tiles(n_a: int, n_b: int, memory_bytes: int) -> Iterator[tuple[slice, slice]]:
-    """Cut an n_a x n_b table of float32 accumulators, and the r made from it, into tiles that fit a budget.
+def tiles(n_a: int, n_b: int, memory_bytes: int, tables: int = 4) -> Iterator[tuple[slice, slice]]:
+    """Cut an n_a x n_b table into tiles of which `tables` fit a budget, in float32.
+
+    Four: the accumulator, r, and two copies while neighbours are sought.
 
     Raises
     ------
     ValueError
         If not even a single pair of neurons fits.
     """
-    cells = memory_bytes // 16  # 4 bytes each: the accumulator, r, and two copies while neighbours are sought
+    cells = memory_bytes // (4 * tables)
     if cells < 1:
         raise ValueError(f"a memory budget of {memory_bytes} bytes holds no accumulator")
     columns = min(n_b, max(1, cells // min(n_a, max(1, int(cells**0.5)))))

@@ -4,7 +4,7 @@ A MatchTable is a DataFrame with the columns of `COLUMNS`, ranks from 1, sorted 
 say how many positions and neurons it was made from and how many neurons of each side were dead.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -100,13 +100,7 @@ def match_batches(
         On an unknown method, options that it does not have, no batches, names or layers that are no two, or batches that
         cannot be read a second time when tiles ask for it.
     """
-    check_k(k)
-    names = names or getattr(batches, "names", ("a", "b"))
-    layers = layers or getattr(batches, "layers", None)
-    if len(names) != 2 or not all(isinstance(name, str) for name in names):
-        raise ValueError(f"names is {names!r}; it must be the names of the two models")
-    if layers and (len(layers) != 2 or not all(size >= 1 for of_model in layers for size in of_model)):
-        raise ValueError(f"layers is {layers!r}; it must be two lists of neurons a layer, each at least 1")
+    names, layers = _names_and_layers(batches, k, names, layers)
     if method == "exact" and sketch_options:
         raise ValueError(f"{', '.join(sketch_options)} are options of method 'sketch', and method is 'exact'")
     if method == "sketch":
@@ -115,14 +109,65 @@ def match_batches(
         rows, columns, facts = screen_and_verify(batches, k, device=device, **sketch_options)
         rows, columns = Neighbours(*rows), Neighbours(*columns)
     elif method == "exact":
-        rows, columns, facts = _exact(batches, k, layers, memory_bytes, device)
+        ((rows, columns, facts),) = _exact(batches, k, layers, memory_bytes, device)
     else:
         raise ValueError(f"method is {method!r}; allowed are 'exact' and 'sketch'")
     return match_table(rows, columns, names, layers or ([len(rows.values)], [len(columns.values)]), facts)
 
 
-def _exact(batches, k, layers, memory_bytes, device) -> tuple[Neighbours, Neighbours, dict]:
-    """Nearest neighbours of every row and column, tile by tile."""
+def match_thinned(
+    batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
+    kept: np.ndarray,
+    k: int = 1,
+    *,
+    names: tuple[str, str] | None = None,
+    layers: tuple[Sequence[int], Sequence[int]] | None = None,
+    memory_bytes: int = MEMORY_BYTES,
+    device: str | torch.device = "cpu",
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Match two models' neurons over all positions, and over some of them, for the price of one.
+
+    The sums over the positions that are kept and over the others are taken apart, and joined for those over all.
+
+    Parameters
+    ----------
+    batches, k, names, layers, memory_bytes, device
+        As for `match_batches`.
+    kept : bool [positions]
+        For all batches together, in their order; what `positions.thinning` gives.
+
+    Returns
+    -------
+    (MatchTable, MatchTable)
+        Over all positions, and over those that are kept.
+
+    Raises
+    ------
+    ValueError
+        As `match_batches`, or if `kept` is not one for each position.
+    """
+    names, layers = _names_and_layers(batches, k, names, layers)
+    of_kept, of_all = _exact(batches, k, layers, memory_bytes, device, kept)
+    return tuple(
+        match_table(rows, columns, names, layers or ([len(rows.values)], [len(columns.values)]), facts)
+        for rows, columns, facts in (of_all, of_kept)
+    )
+
+
+def _names_and_layers(batches, k, names, layers) -> tuple:
+    """Those given, or else what the batches carry; ValueError if they or k cannot be."""
+    check_k(k)
+    names = names or getattr(batches, "names", ("a", "b"))
+    layers = layers or getattr(batches, "layers", None)
+    if len(names) != 2 or not all(isinstance(name, str) for name in names):
+        raise ValueError(f"names is {names!r}; it must be the names of the two models")
+    if layers and (len(layers) != 2 or not all(size >= 1 for of_model in layers for size in of_model)):
+        raise ValueError(f"layers is {layers!r}; it must be two lists of neurons a layer, each at least 1")
+    return names, layers
+
+
+def _exact(batches, k, layers, memory_bytes, device, kept=None) -> list[tuple[Neighbours, Neighbours, dict]]:
+    """Nearest neighbours of every row and column, tile by tile; where some positions are kept, first over those."""
     if layers:
         n_a, n_b = map(sum, layers)
     else:  # the first batch tells; a generator would lose it
@@ -130,28 +175,67 @@ def _exact(batches, k, layers, memory_bytes, device) -> tuple[Neighbours, Neighb
         n_a, n_b = next(((a.shape[1], b.shape[1]) for a, b in batches), (0, 0))
     if not n_a or not n_b:
         raise ValueError("there is nothing to match: no batches, or a model without neurons")
-    plan = list(tiles(n_a, n_b, memory_bytes))
+    plan = list(tiles(n_a, n_b, memory_bytes, tables=4 if kept is None else 5))
     if len(plan) > 1 and iter(batches) is batches:
         again = "these batches can be read only once; pass a list or AlignedBatches"
         raise ValueError(f"{len(plan)} tiles need as many passes, but {again}")
-    best_of_rows, best_of_columns = _nobody(n_a, min(k, n_b)), _nobody(n_b, min(k, n_a))
-    dead_a, dead_b = np.zeros(n_a, bool), np.zeros(n_b, bool)
-    positions = 0
+    nearest = [_Nearest(n_a, n_b, k) for _ in range(1 if kept is None else 2)]
     for i, j in plan:
-        accumulator = PearsonAccumulator(i.stop - i.start, j.stop - j.start, device)
+        of_tile = ((a[:, i], b[:, j]) for a, b in _checked(batches, n_a, n_b))
+        sums = _sums(of_tile, i.stop - i.start, j.stop - j.start, device, kept)
+        for one, accumulator in zip(nearest, sums, strict=True):
+            one.add(i, j, accumulator)
+    return [(one.of_rows, one.of_columns, one.facts()) for one in nearest]
+
+
+def _checked(batches, n_a: int, n_b: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    for a, b in batches:
+        if (a.shape[-1], b.shape[-1]) != (n_a, n_b):  # a tile's slice would hide it
+            raise ValueError(f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected {n_a} and {n_b} neurons")
+        yield a, b
+
+
+def _sums(batches, n_a: int, n_b: int, device, kept: np.ndarray | None) -> Iterator[PearsonAccumulator]:
+    """The sums over the positions that are kept, if some are, and then those over all."""
+    sums = PearsonAccumulator(n_a, n_b, device)
+    if kept is None:
         for a, b in batches:
-            if (a.shape[-1], b.shape[-1]) != (n_a, n_b):  # a tile's slice would hide it
-                raise ValueError(f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected {n_a} and {n_b} neurons")
-            accumulator.update(a[:, i], b[:, j])
-        positions = accumulator.positions
-        if positions < 2:
-            raise ValueError(f"a correlation needs at least 2 positions; these batches hold {positions}")
-        dead_a[i], dead_b[j] = (~accumulator.a.changed).cpu().numpy(), (~accumulator.b.changed).cpu().numpy()
-        of_rows, of_columns = _neighbours(accumulator.correlation(), k)
-        _merge(best_of_rows, i, of_rows, j)
-        _merge(best_of_columns, j, of_columns, i)
-    facts = {"positions": positions, "dead_a": int(dead_a.sum()), "dead_b": int(dead_b.sum())}
-    return best_of_rows, best_of_columns, facts
+            sums.update(a, b)
+        yield sums
+        return
+    others, start = PearsonAccumulator(n_a, n_b, device), 0
+    for a, b in batches:
+        mask = torch.from_numpy(kept[start : start + len(a)])
+        start += len(a)
+        if len(mask) == len(a):
+            sums.update(a[mask], b[mask])
+            others.update(a[~mask], b[~mask])
+    if start != len(kept):
+        raise ValueError(f"kept is for {len(kept)} positions; the batches hold {start}")
+    yield sums
+    sums.join(others)
+    yield sums
+
+
+class _Nearest:
+    """The nearest neighbours of all rows and columns of a table that comes tile by tile."""
+
+    def __init__(self, n_a: int, n_b: int, k: int):
+        self.k, self.positions = k, 0
+        self.of_rows, self.of_columns = _nobody(n_a, min(k, n_b)), _nobody(n_b, min(k, n_a))
+        self.dead_a, self.dead_b = np.zeros(n_a, bool), np.zeros(n_b, bool)
+
+    def add(self, i: slice, j: slice, sums: PearsonAccumulator) -> None:
+        self.positions = sums.positions
+        if self.positions < 2:
+            raise ValueError(f"a correlation needs at least 2 positions; these batches hold {self.positions}")
+        self.dead_a[i], self.dead_b[j] = (~sums.a.changed).cpu().numpy(), (~sums.b.changed).cpu().numpy()
+        of_rows, of_columns = _neighbours(sums.correlation(), self.k)
+        _merge(self.of_rows, i, of_rows, j)
+        _merge(self.of_columns, j, of_columns, i)
+
+    def facts(self) -> dict:
+        return {"positions": self.positions, "dead_a": int(self.dead_a.sum()), "dead_b": int(self.dead_b.sum())}
 
 
 def _nobody(n: int, k: int) -> Neighbours:

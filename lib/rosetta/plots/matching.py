@@ -1,4 +1,4 @@
-"""Figures of notebook 02: a matched pair, and its correlation against the nulls."""
+"""Figures of notebook 02: a matched pair, its correlation against the nulls, and what the positions do to these."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rosetta.plots.style import BLUE, GREY, HEAT, ORANGE, RED, WIDTH, heat_text
+from rosetta.plots import style
+from rosetta.plots.style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, WIDTH, heat_text
 
 
 def fig02(examples: pd.DataFrame, title: str) -> Figure:
@@ -55,3 +56,61 @@ def correlation_histogram(
     axes.set(ylabel="pairs", yscale="symlog", ylim=(0, None))
     axes.legend()
     return figure
+
+
+#: Of what is matched: colour, marker and name.
+MATCHED = {
+    "aligned": (BLUE, "o", "trained"),
+    "untrained": (ORANGE, "s", "untrained"),
+    "permuted": (GREY, "^", "permuted"),
+    "shifted": (GREEN, "D", "shifted"),
+}
+
+
+def positions(by_budget: pd.DataFrame, by_thinning: pd.DataFrame, by_outliers: pd.DataFrame) -> Figure:
+    """Which positions are compared: pairs and correlations over more of them, over thinned ones, and with outliers.
+
+    Parameters
+    ----------
+    by_budget, by_thinning, by_outliers : DataFrame
+        As the functions of these names in `studies.positions` give them.
+    """
+    figure, ((count, height), (thinned, outliers)) = plt.subplots(2, 2, figsize=(WIDTH * 1.5, 8.4))
+    for what, draws in by_budget.groupby("what", sort=False):
+        color, marker, name = MATCHED[what]
+        for axes, column in ((count, "pairs"), (height, "high" if what != "aligned" else "mean")):
+            of_budget = draws.groupby("positions")[column].agg(["mean", "min", "max"])
+            ends = [of_budget["mean"] - of_budget["min"], of_budget["max"] - of_budget["mean"]]
+            label = name if axes is count else f"{name}, {'mean' if what == 'aligned' else 'null quantile'}"
+            bars = {"yerr": ends, "capsize": 3, "linewidth": 1.3}
+            axes.errorbar(of_budget.index, of_budget["mean"], fmt=f"{marker}-", color=color, label=label, **bars)
+    count.set(xscale="log", ylim=(0, None), xlabel="positions", ylabel="matched pairs", title="a  more positions")
+    height.set(
+        xscale="log", yscale="log", xlabel="positions", ylabel="correlation of a pair", title="b  the same pairs"
+    )
+    style.log_ticks(height.yaxis)
+    _thinned(thinned, by_thinning)
+    directions = by_outliers[["directions_a", "directions_b"]].mean(axis=1)
+    for what in ("aligned", "permuted"):
+        color, marker, name = MATCHED[what]
+        outliers.plot(directions, by_outliers[what].clip(lower=0.5), marker, color=color, label=name)
+    style.log_axes(outliers, "directions (participation ratio)", "matched pairs")
+    outliers.set_title("d  outliers planted")
+    for axes in (count, height, thinned, outliers):
+        axes.legend()
+    return figure
+
+
+def _thinned(axes: plt.Axes, table: pd.DataFrame) -> None:
+    x = np.arange(len(table))
+    for shift, (column, color, name) in zip(
+        (-0.2, 0.2), (("pairs", "#b9d4e6", "trained"), ("strict", BLUE, "trained, above both nulls")), strict=True
+    ):
+        axes.bar(x + shift, table[column], 0.38, color=color, label=name)
+    axes.plot(x, table["untrained"], "s--", color=ORANGE, label="untrained")
+    texts = ["all" if np.isnan(t) else f"t = {t:g}" for t in table["t"]]
+    highs = table[["untrained_high", "permuted_high"]].max(axis=1)
+    axes.set_xticks(x, [f"{text}\nr > {high:.2f}" for text, high in zip(texts, highs, strict=True)])
+    axes.set(ylabel="matched pairs", ylim=(0, 1.45 * max(table["pairs"].max(), table["untrained"].max())))
+    axes.set_title("c  frequent spans thinned")
+    axes.grid(axis="x", visible=False)

@@ -164,6 +164,7 @@ def _check_models(profile: Profile) -> None:
     """Every model that is named is described, and a point is of different ones."""
     filtering, of = profile.filtering, ", which 'models' does not describe; it has "
     _among("token_sweep.pair names the model", profile.token_sweep.pair, profile.models, of)
+    _among("positions.pair names the model", profile.positions.pair, profile.models, of)
     _among("filtering names the model", [filtering.scorer, filtering.learner], profile.models, of)
     for name, spec in profile.models.items():
         config = ROOT / spec.source / "config.json"  # a model of the hub tells only when it is read
@@ -221,6 +222,8 @@ def _check_sections(profile: Profile) -> None:
     if filtering.pair not in profile.pairs or filtering.scorer not in filtering.pair:
         rule = f"it must be a point of one of the curves, and hold the scorer, {filtering.scorer!r}"
         refuse(f"filtering.pair is {list(filtering.pair)}; {rule}")
+    if profile.positions.pair not in profile.pairs:
+        refuse(f"positions.pair is {list(profile.positions.pair)}; it must be a point of one of the curves")
     if (filtering.share is None) != (filtering.tokens is None):
         refuse("filtering.share and filtering.tokens are both null (the whole pool) or neither")
     if profile.explorer.point not in profile.anchors:

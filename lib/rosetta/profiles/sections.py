@@ -213,6 +213,27 @@ class Nulls(Section):
     quantile: Annotated[Real, Field(gt=0, lt=1), Words("a number between 0 and 1")]
 
 
+class Planted(Section):
+    """Outliers planted at random positions: their shares, and sizes in standard deviations, one of each together."""
+
+    shares: Annotated[Several[Annotated[Real, Field(gt=0, lt=1)]], Words("a list of numbers between 0 and 1")]
+    sizes: Positives
+
+
+class Positions(Section):
+    """Which positions are compared (beyond the paper). ``t`` thins frequent spans wherever thinned counts are given.
+
+    The rest is for one pair's figure in notebook 02: other t, budgets of positions (the largest is what memory must
+    hold of both models) and planted outliers.
+    """
+
+    t: Positive
+    pair: Pair
+    shown: Positives
+    budgets: Annotated[Several[Annotated[int, Field(ge=2)]], Words("a list of whole numbers of at least 2")]
+    planted: Planted
+
+
 class TokenSweep(Section):
     """Figure 33: one pair, matched over growing numbers of tokens."""
 
@@ -365,6 +386,7 @@ class Settings(Section):
     k: Annotated[Counts, AfterValidator(lambda k: tuple(sorted({1, *k})))]  # mutual top-1 is what the paper counts
     k_curve: Text
     nulls: Nulls
+    positions: Positions
     token_sweep: TokenSweep
     theory: Theory
     contexts: Contexts

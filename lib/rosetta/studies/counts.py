@@ -16,13 +16,25 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
 
     For two models a count is of pairs; for more, of the anchor's neurons matched in every pair. ``raw`` is the
     paper's count, ``calibrated`` that of pairs above the permuted null, ``strict`` that of pairs above both nulls.
+    ``share`` is the raw count's of the neurons. ``thinned`` and ``thinned_strict`` are the raw and the strict count over thinned positions (`positions.thinning`);
+    the permuted null's threshold there is that over all positions, times the root of how many times fewer they are.
     """
     pairs, quantile = study.profile.pairs_of(models), study.profile.nulls.quantile
-    trained = [top_k(study.matches(pair), k) for pair in pairs]
-    permuted = [[top_k(table, k) for table in study.permuted_matches(pair)] for pair in pairs]
-    untrained = [[top_k(table, k) for table in study.untrained_matches(pair)] for pair in pairs]
-    above = [nulls.threshold(tables, quantile) for tables in permuted]
-    above_both = [max(r, nulls.threshold(tables, quantile)) for r, tables in zip(above, untrained, strict=True)]
+
+    def top(read) -> list:
+        """For each pair its table, or the tables of its seeds, cut to the k asked for."""
+        tables = [read(pair) for pair in pairs]
+        return [[top_k(one, k) for one in table] if isinstance(table, list) else top_k(table, k) for table in tables]
+
+    trained, permuted, untrained = top(study.matches), top(study.permuted_matches), top(study.untrained_matches)
+    thinned, thinned_untrained = top(study.thinned_matches), top(study.thinned_untrained_matches)
+    above, above_untrained, above_thinned = (
+        [nulls.threshold(tables, quantile) for tables in null] for null in (permuted, untrained, thinned_untrained)
+    )
+    above_both = list(map(max, above, above_untrained))
+    # What permuted positions reach is sampling noise, which falls with the root of their number.
+    fewer = [table.attrs["positions"] / some.attrs["positions"] for table, some in zip(trained, thinned, strict=True)]
+    above_thinned = [max(r * times**0.5, other) for r, times, other in zip(above, fewer, above_thinned, strict=True)]
     anchor = study.profile.anchor(models)
 
     def count(tables, thresholds=None) -> int:
@@ -31,15 +43,19 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
             tables = [nulls.calibrated(table, r) for table, r in zip(tables, thresholds, strict=True)]
         return len(tables[0]) if len(tables) == 1 else len(collapse(tables, anchor))
 
+    by_null = {"permuted": permuted, "untrained": untrained, "thinned_untrained": thinned_untrained}
     null_counts = {
         f"{null}_{key}": float(value)
-        for null, by_pair in (("permuted", permuted), ("untrained", untrained))
+        for null, by_pair in by_null.items()
         for key, value in nulls.mean_ci95([count(tables) for tables in zip(*by_pair, strict=True)])._asdict().items()
     }
     return {
         "models": " + ".join(models), "anchor": anchor, "neurons": study.profile.neurons(models), "k": k,
-        "raw": count(trained), "calibrated": count(trained, above), "strict": count(trained, above_both),
+        "raw": count(trained), "share": count(trained) / study.profile.neurons(models),
+        "calibrated": count(trained, above), "strict": count(trained, above_both),
         "threshold": max(above), "strict_threshold": max(above_both),
+        "thinned": count(thinned), "thinned_strict": count(thinned, above_thinned),
+        "thinned_threshold": max(above_thinned), "thinned_positions": thinned[0].attrs["positions"],
         "mean_correlation": float(sum(table.correlation.mean() for table in trained) / len(trained)),
         "positions": trained[0].attrs["positions"], "dead": {
             name: int(table.attrs[f"dead_{side}"])
@@ -60,8 +76,9 @@ def points(study: Study, k: int = 1) -> pd.DataFrame:
 
 
 def fits(points: pd.DataFrame) -> pd.DataFrame:
-    """A power law for each curve, by each of the three counts."""
-    tables = [scaling.fits(points, ["curve"], count).assign(count=count) for count in ("raw", "calibrated", "strict")]
+    """A power law for each curve, by each of the counts."""
+    kinds = ("raw", "calibrated", "strict", "thinned", "thinned_strict")
+    tables = [scaling.fits(points, ["curve"], count).assign(count=count) for count in kinds]
     return pd.concat(tables, ignore_index=True)
 
 

@@ -18,7 +18,8 @@ from tqdm.auto import tqdm
 
 from rosetta.matching import nulls
 from rosetta.matching.activations import AlignedBatches, Example, Reader, strongest_segments
-from rosetta.matching.mutual import match_batches, top_k
+from rosetta.matching.mutual import match_batches, match_thinned, top_k
+from rosetta.matching.positions import thinning
 from rosetta.matching.segments import segments, windows
 from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untrained
 from rosetta.profiles.profile import Profile, ProfileError
@@ -113,14 +114,19 @@ class Study:
 
     def matches(self, pair: tuple[str, str]) -> pd.DataFrame:
         """The MatchTable of two trained models (section 3), for the largest k of the profile."""
-        return self._kept_matches(pair, None, None, lambda: self.batches(pair))
+        return self._kept_both(pair, None)[0]
+
+    def thinned_matches(self, pair: tuple[str, str]) -> pd.DataFrame:
+        """The same over thinned positions: frequent spans left out, most of them (`positions.thinning`)."""
+        return self._kept_both(pair, None)[1]
 
     def untrained_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
         """The MatchTables of the same two architectures without training, one a seed (section 4.2)."""
-        return [
-            self._kept_matches(pair, "untrained", seed, lambda seed=seed: self.batches(pair, untrained_seed=seed))
-            for seed in self.profile.nulls.untrained_seeds
-        ]
+        return [self._kept_both(pair, seed)[0] for seed in self.profile.nulls.untrained_seeds]
+
+    def thinned_untrained_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
+        """The same over thinned positions, those of the trained models."""
+        return [self._kept_both(pair, seed)[1] for seed in self.profile.nulls.untrained_seeds]
 
     def permuted_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
         """The MatchTables of the trained models over permuted positions, one a permutation (C.3).
@@ -135,16 +141,34 @@ class Study:
             return read.held() if size <= self.profile.memory_gb * 2**30 else read
 
         return [
-            self._kept_matches(pair, "permuted", seed, lambda seed=seed: nulls.Permuted(batches(), seed))
+            self._kept(pair, {"permuted": seed}, lambda seed=seed: self._match(nulls.Permuted(batches(), seed)))
             for seed in self.profile.nulls.permutation_seeds
         ]
 
-    def _kept_matches(self, pair, null: str | None, seed: int | None, batches) -> pd.DataFrame:
-        suffix, extra = (f".{null}-{seed}", {null: seed}) if null else ("", {})
-        path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
+    def _kept_both(self, pair, untrained_seed: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Two models' MatchTables over all positions and over thinned ones, which are made together."""
+        t, seed = self.profile.positions.t, self.profile.seed
+
+        @cache
+        def both() -> tuple[pd.DataFrame, pd.DataFrame]:
+            batches = self.batches(pair, untrained_seed=untrained_seed)
+            return self._match(batches, thinning(batches.pieces, t, seed))
+
+        null = {} if untrained_seed is None else {"untrained": untrained_seed}
+        return (self._kept(pair, null, lambda: both()[0]), self._kept(pair, {**null, "thinned": t}, lambda: both()[1]))
+
+    def _match(self, batches, kept=None):
+        """The MatchTable of these batches, or both where some positions are kept, as the profile says."""
         k, memory = max(self.profile.k), int(self.profile.memory_gb * 2**30)
-        parameters = self.parameters(pair) | {"k": k} | extra
-        return keep(path, parameters, lambda: match_batches(batches(), k, memory_bytes=memory, device=self.device))
+        if kept is None:
+            return match_batches(batches, k, memory_bytes=memory, device=self.device)
+        return match_thinned(batches, kept, k, memory_bytes=memory, device=self.device)
+
+    def _kept(self, pair, variant: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """``a--b.parquet``, or that of a variant: ``a--b.untrained-1.parquet``, ``a--b.thinned-0.001.parquet``."""
+        suffix = "".join(f".{what}-{value}" for what, value in variant.items())
+        path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
+        return keep(path, self.parameters(pair) | {"k": max(self.profile.k)} | variant, make)
 
     def parameters(self, names: Iterable[str]) -> dict:
         """All that the activations of some models depend on, but for code."""

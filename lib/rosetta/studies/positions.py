@@ -1,0 +1,160 @@
+"""Which positions are compared decides what chance can do: one pair of a profile, beyond the paper (notebook 02).
+
+The positions are the first of the profile's text, as many as its largest budget; they are held in memory.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from math import floor, log10
+
+import numpy as np
+import pandas as pd
+import torch
+
+from rosetta.matching import nulls, positions
+from rosetta.matching.activations import HeldBatches
+from rosetta.matching.mutual import match_batches
+from rosetta.results import keep
+from rosetta.studies.matches import Study
+
+
+def by_budget(study: Study) -> pd.DataFrame:
+    """What matching gives over growing numbers of positions: aligned, and under three nulls.
+
+    The nulls are untrained networks (4.2), permuted positions (C.3), and positions shifted in a circle, by equal parts of
+    the text; each is drawn as often as the profile has seeds.
+
+    Returns
+    -------
+    DataFrame
+        ``what`` (aligned, untrained, permuted or shifted), ``draw`` (seed or shift), ``positions``, ``pairs``, and of
+        their correlations the ``mean`` and the null quantile, ``high``.
+    """
+    budgets, seeds = sorted(study.profile.positions.budgets), study.profile.nulls
+
+    def draws(rows: np.ndarray):
+        aligned = positions.selected(_held(study), rows)
+        yield "aligned", 0, aligned
+        for seed in seeds.untrained_seeds:
+            yield "untrained", seed, positions.selected(_held(study, seed), rows)
+        for seed in seeds.permutation_seeds:
+            yield "permuted", seed, nulls.Permuted(aligned, seed)
+        parts = len(seeds.permutation_seeds) + 1
+        for by in (len(rows) * part // parts for part in range(1, parts)):
+            yield "shifted", by, positions.shifted(aligned, by)
+
+    def measure() -> pd.DataFrame:
+        available = len(_held(study)[0][0])
+        found = [
+            {"what": what, "draw": draw, **_facts(study, _match(study, batches))}
+            for budget in dict.fromkeys(min(budget, available) for budget in budgets)
+            for what, draw, batches in draws(np.arange(budget))
+        ]
+        return pd.DataFrame(found)
+
+    return _kept(study, "by_budget", {"budgets": budgets}, measure)
+
+
+def by_thinning(study: Study) -> pd.DataFrame:
+    """The same pair over all positions, and over thinned ones for every t that is shown.
+
+    Returns
+    -------
+    DataFrame
+        ``t`` (NaN: all positions), ``positions``, ``pairs``, ``strict`` (pairs above both nulls), ``mean`` correlation,
+        ``untrained`` (mean count), ``untrained_high`` and ``permuted_high`` (their null quantiles), and
+        ``permuted_scaled``: the permuted one over all positions, times the root of how many times fewer there are now.
+        The counts of the curves (`counts.point`) use it in place of the one measured.
+    """
+    shown, seeds = sorted(study.profile.positions.shown, reverse=True), study.profile.nulls
+    pair, seed = study.profile.positions.pair, study.profile.seed
+
+    def row(t: float | None, kept: np.ndarray) -> dict:
+        aligned = positions.selected(_held(study), kept)
+        pairs = _match(study, aligned)
+        untrained = [_match(study, positions.selected(_held(study, one), kept)) for one in seeds.untrained_seeds]
+        permuted = [_match(study, nulls.Permuted(aligned, one)) for one in seeds.permutation_seeds]
+        high = [nulls.threshold(tables, seeds.quantile) for tables in (untrained, permuted)]
+        return {
+            "t": t, "positions": int(kept.sum()), "pairs": len(pairs), "strict": len(nulls.calibrated(pairs, max(high))),
+            "mean": pairs["correlation"].mean(), "untrained": np.mean([len(table) for table in untrained]),
+            "untrained_high": high[0], "permuted_high": high[1],
+        }  # fmt: skip
+
+    def measure() -> pd.DataFrame:
+        available = len(_held(study)[0][0])
+        thinned = {t: positions.thinning(study.batches(pair).pieces, t, seed)[:available] for t in shown}
+        table = pd.DataFrame([row(t, kept) for t, kept in ({None: np.ones(available, bool)} | thinned).items()])
+        fewer = available / table["positions"]
+        return table.assign(permuted_scaled=table["permuted_high"][0] * fewer**0.5)
+
+    return _kept(study, "by_thinning", {"shown": shown}, measure)
+
+
+def rule_for_t(thinnings: pd.DataFrame) -> float:
+    """The t that the rule picks, from untrained networks alone: no trained pair has a say in it.
+
+    The largest power of ten at which their null quantile falls below half of that over all positions; NaN where none
+    that is shown does.
+    """
+    over_all = thinnings["untrained_high"][thinnings["t"].isna()].iloc[0]
+    powers = thinnings[thinnings["t"].map(lambda t: t > 0 and floor(log10(t)) == log10(t))]
+    return powers["t"][powers["untrained_high"] < over_all / 2].max()
+
+
+def by_outliers(study: Study) -> pd.DataFrame:
+    """What a few positions of enormous activation, planted in both models, do to every count.
+
+    Returns
+    -------
+    DataFrame
+        ``share`` of the positions and ``size`` in standard deviations (0: none planted), ``aligned`` and ``permuted``
+        pairs (of the first permutation), and both models' participation ratios, ``directions_a`` and ``directions_b``.
+    """
+    planted, seed = study.profile.positions.planted, study.profile.nulls.permutation_seeds[0]
+
+    def row(share: float, size: float) -> dict:
+        batches = positions.planted(_held(study), share, size, study.profile.seed) if size else _held(study)
+        ((a, b),) = batches
+        return {
+            "share": share, "size": size, "aligned": len(_match(study, batches)),
+            "permuted": len(_match(study, nulls.Permuted(batches, seed))),
+            "directions_a": positions.participation_ratio(a), "directions_b": positions.participation_ratio(b),
+        }  # fmt: skip
+
+    def measure() -> pd.DataFrame:
+        settings = [(share, size) for share in planted.shares for size in planted.sizes]
+        return pd.DataFrame([row(share, size) for share, size in [(0, 0), *settings]])
+
+    return _kept(study, "by_outliers", planted.model_dump(), measure)
+
+
+def _match(study: Study, batches) -> pd.DataFrame:
+    memory = int(study.profile.memory_gb * 2**30)
+    return match_batches(batches, memory_bytes=memory, device=study.device)
+
+
+def _facts(study: Study, table: pd.DataFrame) -> dict:
+    high = nulls.threshold([table], study.profile.nulls.quantile)
+    mean = table["correlation"].mean()
+    return {"positions": table.attrs["positions"], "pairs": len(table), "mean": mean, "high": high}
+
+
+def _kept(study: Study, name: str, parameters: dict, measure: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+    settings = study.profile.positions
+    parameters |= {"most": max(settings.budgets), "nulls": study.profile.nulls.model_dump()}
+    return keep(study.folder / "positions" / f"{name}.parquet", study.parameters(settings.pair) | parameters, measure)
+
+
+@lru_cache(maxsize=8)
+def _held(study: Study, untrained_seed: int | None = None) -> HeldBatches:
+    """The pair's activations over the positions of the section, as one batch."""
+    most, parts, held = max(study.profile.positions.budgets), [], 0
+    batches = study.batches(study.profile.positions.pair, untrained_seed=untrained_seed)
+    for a, b in batches:
+        parts.append((a, b))
+        held += len(a)
+        if held >= most:
+            break
+    a, b = (torch.cat(side)[:most] for side in zip(*parts, strict=True))
+    return HeldBatches([(a, b)], batches.names, batches.layers)

@@ -1,0 +1,109 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import PAIR, mutual
+
+from rosetta import plots
+from rosetta.matching.positions import thinning
+from rosetta.studies import positions
+from rosetta.studies.matches import Study
+
+
+def sides(study, seed=None):
+    """Both models' activations over all positions, float64."""
+    batches = study.batches(PAIR, untrained_seed=seed)
+    return [torch.cat(side).double().numpy() for side in zip(*batches, strict=True)]
+
+
+def pairs(a, b) -> tuple[int, np.ndarray]:
+    """Mutual nearest neighbours by numpy, and their correlations."""
+    with np.errstate(invalid="ignore", divide="ignore"):
+        corr = np.corrcoef(a, b, rowvar=False)[: a.shape[1], a.shape[1] :]
+    found = mutual(corr)
+    return len(found), np.array([corr[pair] for pair in found])
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory, library):
+    from conftest import write_profile
+
+    folder = tmp_path_factory.mktemp("positions")
+    settings = {
+        "t": 1e-3, "pair": list(PAIR), "shown": [1e-2, 1e-3], "budgets": [400, 800, 10**6],
+        "planted": {"shares": [0.01], "sizes": [30]},
+    }  # fmt: skip
+    return Study(write_profile(folder, library, positions=settings), folder)
+
+
+def test_each_budget_is_its_first_positions_matched_and_the_last_is_all_there_are(study):
+    table = positions.by_budget(study)
+    a, b = sides(study)
+    assert sorted(set(table.positions)) == [400, 800, len(a)]
+    assert table.groupby(["positions", "what"]).size().unstack().iloc[0].to_dict() == {
+        "aligned": 1, "untrained": 2, "permuted": 2, "shifted": 2,
+    }  # fmt: skip
+    for n in (400, 800):
+        count, correlations = pairs(a[:n], b[:n])
+        row = table[(table.positions == n) & (table.what == "aligned")].iloc[0]
+        assert abs(row.pairs - count) <= 2 and row["mean"] == pytest.approx(correlations.mean(), abs=0.02)
+        shifted = table[(table.positions == n) & (table.what == "shifted")]
+        for one in shifted.itertuples():
+            assert abs(one.pairs - pairs(a[:n], np.roll(b[:n], -one.draw, axis=0))[0]) <= 2
+        assert list(shifted.draw) == [n // 3, 2 * n // 3]
+        for one in table[(table.positions == n) & (table.what == "untrained")].itertuples():
+            x, y = sides(study, one.draw)
+            count, correlations = pairs(x[:n], y[:n])
+            assert abs(one.pairs - count) <= 2 and one.high == pytest.approx(np.quantile(correlations, 0.999), abs=0.02)
+
+
+def test_a_thinned_row_is_the_matches_over_what_is_kept_above_both_nulls(study):
+    table = positions.by_thinning(study)
+    a, b = sides(study)
+    assert np.isnan(table.t[0]) and list(table.t[1:]) == [1e-2, 1e-3] and table.positions[0] == len(a)
+    for row in table.itertuples():
+        t = 1.0 if np.isnan(row.t) else row.t
+        kept = thinning(study.batches(PAIR).pieces, t, study.profile.seed)
+        assert row.positions == kept.sum()
+        count, correlations = pairs(a[kept], b[kept])
+        nulls = [pairs(*(side[kept] for side in sides(study, seed))) for seed in (1, 2)]
+        high = np.quantile(np.concatenate([r for _, r in nulls]), 0.999)
+        assert abs(row.pairs - count) <= 2 and row.untrained_high == pytest.approx(high, abs=0.02)
+        above = max(row.untrained_high, row.permuted_high)
+        assert abs(row.strict - (correlations > above).sum()) <= 2
+        assert row.permuted_scaled == pytest.approx(table.permuted_high[0] * np.sqrt(len(a) / kept.sum()))
+
+
+@pytest.mark.parametrize(
+    ("highs", "expected"),
+    [
+        ({None: 0.4, 0.1: 0.39, 1e-2: 0.25, 1e-3: 0.15, 1e-4: 0.1}, 1e-3),
+        ({None: 0.4, 2e-2: 0.1, 1e-2: 0.19, 1e-3: 0.15}, 1e-2),  # 2e-2 is no power of ten
+        ({None: 0.4, 1e-2: 0.2}, np.nan),  # half of it is not below half of it
+    ],
+)
+def test_the_rule_picks_the_largest_power_of_ten_that_halves_the_untrained_quantile(highs, expected):
+    table = pd.DataFrame({"t": list(highs), "untrained_high": list(highs.values())}).astype(float)
+    assert positions.rule_for_t(table) == pytest.approx(expected, nan_ok=True)
+
+
+def test_outliers_leave_fewer_directions_and_fewer_matches_by_chance(study):
+    none, planted = positions.by_outliers(study).itertuples()
+    a, b = sides(study)
+    assert abs(none.aligned - pairs(a, b)[0]) <= 2 and (none.share, none.size) == (0, 0)
+    for column, acts in (("directions_a", a), ("directions_b", b)):
+        corr = np.corrcoef(acts[:, acts.std(0) > 0], rowvar=False)
+        assert getattr(none, column) == pytest.approx(np.trace(corr) ** 2 / (corr**2).sum(), rel=1e-3)
+        assert getattr(planted, column) < getattr(none, column) / 5
+    assert planted.permuted < none.permuted and (planted.share, planted.size) == (0.01, 30)
+
+
+def test_they_are_kept_and_drawn(study, monkeypatch):
+    tables = positions.by_budget(study), positions.by_thinning(study), positions.by_outliers(study)
+    monkeypatch.setattr(positions, "_held", None)  # nothing is read again
+    again = positions.by_budget(study), positions.by_thinning(study), positions.by_outliers(study)
+    for one, other in zip(tables, again, strict=True):
+        pd.testing.assert_frame_equal(one, other)
+    figure = plots.positions(*tables)
+    assert [axes.get_title()[0] for axes in figure.axes] == list("abcd")
+    figure.canvas.draw()
