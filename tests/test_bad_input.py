@@ -41,9 +41,11 @@ VALUES = {
     "nulls.permutation_seeds": ([], [2, 2, 2], [None], "1"),
     "token_sweep.pair": ([], ["opt-32x2"], ["opt-32x2", "opt-32x2"], ["opt-32x2", "gpt-5"], "opt-32x2", [1, 2], None),
     "token_sweep.tokens": ([], [0], [1.5], "100", None, [HUGE]),
-    "theory.grid.betas": ([], [1], [0.5], ["2"], 2, [math.nan], [math.inf]),
+    "theory.grid.betas": ([], [1], [0.5], ["2"], 2, [math.nan], [math.inf], [HUGE]),
     "theory.grid.size_exponents": ([], [21], [-1], [2.0], 8),
-    "theory.kappa": (0, -1, "1", True, *FLOATS),
+    "theory.kappa": (0, -1, "1", True, HUGE, 1_000, *FLOATS),  # 1,000: more isolated features than neurons
+    "theory.robustness.kappa": ([], [0], [1, 40], [HUGE]),
+    "theory.gamma": (0, "4", HUGE, *FLOATS),
     "theory.sensitivity.background": ([], ["some"], "all", [1]),
     "properties.rosetta": ({}, {"bert": "pythia-opt"}, {"opt": "nothing"}, {"opt": 1}, [], {"o/p": "pythia-opt"}),
     "properties.firing": ([], ["bert"], "pythia", [1]),
