@@ -214,6 +214,9 @@ def test_what_it_says_of_polarization_is_what_the_published_run_found():
         assert f"{name} {told(*slope, '+.2f')}" in of_others
         row = others[others.family == family].sort_values("neurons").iloc[-1]
         largest[name] = row["mean"], f"{told(*row[['mean', 'low', 'high']])} ({name})"
+        of_family = published("floor").query("family == @family").sort_values("neurons").iloc[[0, -1]]
+        ends = [told(*row) for row in of_family[["mean", "low", "high"]].to_numpy()]
+        assert f"{name} {ends[0]} to {ends[1]}" in of_others.partition("random directions")[2]
     (_, lowest), *_, (_, highest) = sorted(largest.values())
     assert f"to {lowest} to {highest}" in of_others
     rising = separation["other, per decade"]

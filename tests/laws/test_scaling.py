@@ -86,6 +86,7 @@ def test_the_interval_of_r2_of_a_perfect_line_and_of_too_few_points():
 @pytest.mark.parametrize(("successes", "n"), [(0, 1), (0, 50), (3, 7), (137, 383), (256, 303), (1, 1), (10**6, 10**7)])
 def test_wilsons_interval_holds_the_shares_that_the_score_test_does_not_reject(successes, n):
     share, low, high = wilson(successes, n)
+    assert (low == 0) == (successes == 0) and (high == 1) == (successes == n)
     assert share == successes / n and 0 <= low <= share <= high <= 1
     for bound in (low, high):  # (share - p)^2 = z^2 p (1 - p) / n at both ends
         score = (share - bound) ** 2 - stats.norm.ppf(0.975) ** 2 * bound * (1 - bound) / n

@@ -204,6 +204,26 @@ def test_the_effect_of_the_gain_is_the_means_and_their_gap_both_ways(study):
     assert effect["Rosetta"].nunique() == effect["other"].nunique() == 4
 
 
+def test_the_floor_is_the_mean_kurtosis_of_random_directions(study):
+    rows = properties.floor(study).set_index("model")
+    assert list(rows.index) == list(PAIR) and rows["family"].tolist() == ["pythia", "opt"]
+    weights = {PYTHIA: "embed_out.weight", OPT: "model.decoder.embed_tokens.weight"}
+    for name, weight in weights.items():
+        w_u = load_file(f"{study.profile.models[name].location}/model.safetensors")[weight].astype(np.float64)
+        directions = np.random.default_rng(5).standard_normal((4_000, w_u.shape[1]))  # others than the study's
+        cosine = (
+            directions @ (w_u / np.linalg.norm(w_u, axis=1)[:, None]).T / np.linalg.norm(directions, axis=1)[:, None]
+        )
+        expected = stats.kurtosis(cosine, axis=1)
+        error = expected.std() / np.sqrt(len(expected))
+        row = rows.loc[name]
+        assert row["mean"] == pytest.approx(expected.mean(), abs=5 * error)
+        assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * error, rel=0.2) and row["low"] < row[
+            "mean"
+        ] < row["high"]
+    assert properties.floor(study).set_index("model").equals(rows)
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # Contexts and labels
 

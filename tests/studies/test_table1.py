@@ -279,14 +279,24 @@ def test_the_neurons_are_the_matched_ones_and_the_rest_of_the_best_ones_layer(wh
         assert ranked.qualifies.any() and (ranked.subset[ranked.qualifies] == "C/C++").all()
 
 
-def test_where_no_neuron_qualifies_the_nearest_stand_in_and_it_shows(study):
-    set_filtering(study, labelled="Fortran")
+def test_where_no_neuron_qualifies_the_nearest_stand_in_and_it_shows(study, monkeypatch):
+    label = table1.properties.labelled
+    monkeypatch.setattr(table1.properties, "labelled", lambda *given: label(*given).assign(subset="Java"))
     ranked = table1.neurons(study)
+    assert ranked[ROSETTA].target_share.is_monotonic_decreasing and ranked[ROSETTA].target_share[0] > 0
     assert not ranked[ROSETTA].qualifies.any() and not ranked[OTHER].qualifies.any()
     assert table1.candidates(ranked[ROSETTA]).equals(ranked[ROSETTA].head(5))
     scores = table1.scores(study, ranked, table1.drawn(study, "train"))
     assert list(scores.rosetta) == [f"L{row.layer}/U{row.unit}" for row in ranked[ROSETTA][:5].itertuples()]
     assert scores.other.name == "L{}/U{}".format(*ranked[OTHER].loc[0, ["layer", "unit"]])
+
+
+def test_where_no_neuron_has_to_do_with_the_target_none_is_chosen(study):
+    set_filtering(study, labelled="Fortran")
+    with pytest.raises(
+        ValueError, match=rf"filtering.labelled is 'Fortran', and no Rosetta Neuron of {PAIR[0]} .* \(.*C/C\+\+"
+    ):
+        table1.neurons(study)
 
 
 def test_those_that_qualify_are_the_candidates_however_few():

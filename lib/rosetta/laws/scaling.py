@@ -105,7 +105,8 @@ def wilson(successes: int, n: int) -> Interval:
     if n == 0:
         return Interval(np.nan, np.nan, np.nan)
     low, high = proportion_confint(successes, n, method="wilson")
-    return Interval(successes / n, float(low), float(high))
+    # None and all are bounds themselves, whatever the rounding.
+    return Interval(successes / n, float(low) if successes else 0.0, float(high) if successes < n else 1.0)
 
 
 def local_slopes(neurons: Sequence[float], counts: Sequence[float]) -> np.ndarray:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 from tqdm.auto import tqdm
 
@@ -21,6 +22,8 @@ from rosetta.results import keep
 from rosetta.studies.matches import Study
 
 ROSETTA, OTHERS = "Rosetta", "other"
+#: Random directions whose kurtosis is taken, of each model.
+DIRECTIONS = 4_000
 
 
 def rosetta_neurons(study: Study, name: str, pair: tuple[str, str]) -> pd.MultiIndex:
@@ -189,6 +192,39 @@ def gain_effect(study: Study, table: pd.DataFrame, folded: pd.DataFrame) -> pd.D
         parts.append(found.assign(gain=gain)[[*keys, "gain", ROSETTA, OTHERS, "gap", "low", "high"]])
     order = {name: i for i, name in enumerate(table["model"].unique())}
     return pd.concat(parts).sort_values("model", key=lambda name: name.map(order), kind="stable", ignore_index=True)
+
+
+def floor(study: Study) -> pd.DataFrame:
+    """Mean kurtosis of random directions in each model: of a neuron that means nothing to its vocabulary.
+
+    The directions are normal, `DIRECTIONS` of them. Their cosines with the tokens are as uneven as the tokens' own
+    directions are, so the floor is not zero.
+
+    Returns
+    -------
+    DataFrame
+        ``family, model, neurons, mean, low, high``, the last two its 95% bootstrap interval.
+    """
+    rows = []
+    for family in study.profile.properties.rosetta:
+        for name, _ in study.profile.family_points(family):
+            summary = selectivity.describe(_of_directions(study, name), **_bootstrap(study))
+            size = {"family": family, "model": name, "neurons": study.profile.models[name].neurons}
+            rows.append(size | {"mean": summary.mean, "low": summary.low, "high": summary.high})
+    return pd.DataFrame(rows)
+
+
+def _of_directions(study: Study, name: str) -> pd.Series:
+    spec, seed = study.profile.models[name], study.profile.seed
+
+    def compute() -> pd.DataFrame:
+        w_u = selectivity.unembedding(load_model(spec, study.device))
+        directions = torch.randn(DIRECTIONS, w_u.shape[1], generator=torch.Generator().manual_seed(seed))
+        values = selectivity.vocab_excess_kurtosis(directions.to(w_u), w_u)
+        return pd.DataFrame({"kurtosis": values.cpu().numpy()})
+
+    parameters = {"model": fingerprint(spec), "directions": DIRECTIONS, "seed": seed}
+    return keep(study.folder / "neurons" / f"{name}.floor.parquet", parameters, compute)["kurtosis"]
 
 
 def _populations(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,11 @@ def neurons(study: Study) -> dict[str, pd.DataFrame]:
 
     First the Rosetta Neurons of the scoring model, then its other neurons in the layer of the best of them. Only the
     matching corpus is read: its contexts, and the labels made from them.
+
+    Raises
+    ------
+    ValueError
+        If no Rosetta Neuron has anything to do with what the profile calls ``labelled``: any choice would be arbitrary.
     """
     filtering = study.profile.filtering
     contexts = properties.contexts(study, filtering.scorer)
@@ -53,6 +58,12 @@ def neurons(study: Study) -> dict[str, pd.DataFrame]:
 
     rosetta = properties.rosetta_neurons(study, filtering.scorer, filtering.pair)
     ranked_rosetta = ranked(rosetta)
+    if not (ranked_rosetta["target_share"] > 0).any():
+        subsets = ", ".join(sorted(contexts["subset"].astype(str).unique()))
+        raise ValueError(
+            f"filtering.labelled is {filtering.labelled!r}, and no Rosetta Neuron of {filtering.scorer} is labelled so; "
+            f"offline labels know the subsets of the corpus ({subsets}), a chat model's any word"
+        )
     everyone = properties.all_neurons(study, filtering.scorer)
     same_layer = everyone[everyone.get_level_values("layer") == ranked_rosetta["layer"].iloc[0]]
     return {ROSETTA: ranked_rosetta, OTHER: ranked(same_layer.difference(rosetta))}
