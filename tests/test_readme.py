@@ -1,6 +1,7 @@
 """The README says what the kit does: its snippet runs, its links lead somewhere, its numbers are the published ones."""
 
 import importlib
+import math
 import re
 
 import nbformat
@@ -251,3 +252,14 @@ def test_what_it_says_of_the_nulls_is_what_the_published_run_found():
     untrained, trained = pairs["strict_threshold"], points["mean_correlation"]
     assert f"pairs is {untrained.min():.2f} to {untrained.max():.2f}, where the trained pairs have a mean of" in TOLD
     assert f"a mean of {trained.min():.2f} to {trained.max():.2f}; at {exceeds} of {len(pairs)} pairs of models" in TOLD
+
+
+def test_it_does_not_boast_of_more_bad_inputs_than_are_tried():
+    module = importlib.import_module("test_bad_input")
+    cases = 0
+    for name, test in vars(module).items():
+        if name.startswith("test_"):
+            marks = [mark for mark in getattr(test, "pytestmark", ()) if mark.name == "parametrize"]
+            cases += math.prod(len(mark.args[1]) for mark in marks)
+    said = int(re.search(r"(\d+) bad inputs, each refused", TOLD)[1])
+    assert 487 <= said <= cases  # what is tried once is not to be given up
