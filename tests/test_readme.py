@@ -239,6 +239,13 @@ def test_what_it_says_of_specialization_is_what_the_published_run_found():
         assert f"{name} {slope:+.2f} [{low:+.2f}, {high:+.2f}]" in README
 
 
+def test_what_it_says_of_depths_is_what_the_published_run_found():
+    depths = published("depths").set_index("model")
+    layers = depths.index.str.extract(r"x(\d+)$")[0].astype(int).tolist()
+    assert (depths > 0).sum(axis=1).tolist() == layers and len(layers) == 6
+    assert f"each of the {sum(layers)} layers of six Pythia models holds some" in claim("over all depths")
+
+
 def test_what_it_says_of_the_nulls_is_what_the_published_run_found():
     points = published("points")
     pairs = points[points["models"].str.count(r"\+") == 1]
