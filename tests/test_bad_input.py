@@ -46,9 +46,11 @@ VALUES = {
     "positions.budgets": ([], [1], [1.5], "100", None),
     "positions.planted": ([], {}, {"shares": [0.1]}, {"shares": [1.5], "sizes": [10]}, {"shares": [0.1], "sizes": [0]}, None),
     "token_sweep.tokens": ([], [0], [1.5], "100", None, [HUGE]),
-    "theory.grid.betas": ([], [1], [0.5], ["2"], 2, [math.nan], [math.inf]),
+    "theory.grid.betas": ([], [1], [0.5], ["2"], 2, [math.nan], [math.inf], [HUGE]),
     "theory.grid.size_exponents": ([], [21], [-1], [2.0], 8),
-    "theory.kappa": (0, -1, "1", True, *FLOATS),
+    "theory.kappa": (0, -1, "1", True, HUGE, 1_000, *FLOATS),  # 1,000: more isolated features than neurons
+    "theory.robustness.kappa": ([], [0], [1, 40], [HUGE]),
+    "theory.gamma": (0, "4", HUGE, *FLOATS),
     "theory.sensitivity.background": ([], ["some"], "all", [1]),
     "properties.rosetta": ({}, {"bert": "pythia-opt"}, {"opt": "nothing"}, {"opt": 1}, [], {"o/p": "pythia-opt"}),
     "properties.firing": ([], ["bert"], "pythia", [1]),

@@ -2,10 +2,11 @@ import copy
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from rosetta import profiles
+from rosetta.laws.theory import optimal_isolation
 from rosetta.models.load import ROOT
 from rosetta.profiles import Profile, ProfileError
 from rosetta.profiles.sections import Section, Settings, Words
@@ -429,3 +430,25 @@ def test_an_anchor_that_cannot_be_is_refused(points, said):
     with pytest.raises(ProfileError) as error:
         profiles.check(with_points(*points), "here.yaml")
     assert all(words in str(error.value) for words in ["here.yaml: ", "triples", *said])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A neuron for each isolated feature (D.7)
+
+
+@settings(max_examples=60)
+@example(6, 1.5, 32.0, 32.0, "kappa")
+@given(st.integers(0, 7), st.floats(1.05, 4), st.floats(0.1, 60), st.floats(1, 40), st.sampled_from(["kappa", "gamma"]))
+def test_a_simulation_with_more_isolated_features_than_neurons_is_refused(exponent, beta, kappa, gamma, varied):
+    n, grid = 2**exponent, {"betas": [3.0, beta], "size_exponents": [exponent, 12], "runs": 1}
+    others = {"kappa": 0.5, "gamma": 1.0} | {
+        key: value for key, value in (("kappa", kappa), ("gamma", gamma)) if key != varied
+    }
+    robustness = SMOKE["theory"]["robustness"] | {"kappa": [0.5], "gamma": [1]}
+    robustness[varied] = [0.5, {"kappa": kappa, "gamma": gamma}[varied]]
+    content = SMOKE | {"theory": SMOKE["theory"] | others | {"varied": grid, "robustness": robustness}}
+    if any((optimal_isolation(size, min(beta, 3.0), kappa, gamma) > 0).sum() > size for size in (n, 2**12)):
+        with pytest.raises(ProfileError, match=r"theory\..*more features would be isolated than there are neurons"):
+            profiles.check(content, "mine.yaml")
+    else:
+        profiles.check(content, "mine.yaml")

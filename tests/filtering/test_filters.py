@@ -6,12 +6,14 @@ from conftest import FAMILIES, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy import stats
 
 from rosetta import models
 from rosetta.filtering.filters import (
     Recovery,
     average_scores,
     bag_of_tokens,
+    f1_interval,
     linear_probe,
     mean_activations,
     oracle_scores,
@@ -401,6 +403,42 @@ def test_a_random_selection_recovers_about_the_share_of_the_target():
     budget = int(n_tokens[is_target].sum())
     found = recovery(select_under_budget(random_scores(40_000, 1), n_tokens, budget), is_target, n_tokens)
     np.testing.assert_allclose(found, 0.06, atol=0.012)  # Table 1: 0.06
+
+
+@pytest.mark.parametrize("informative", [0.0, 1.0, 3.0])
+def test_the_interval_of_f1_is_that_of_functions_drawn_anew_and_selected_anew(informative):
+    rng = np.random.default_rng(3)
+    is_target, n_tokens = rng.random(4_000) < 0.1, rng.integers(1, 60, 4_000)
+    scores = rng.standard_normal(4_000) + informative * is_target
+
+    def f1(functions) -> float:
+        labels, tokens = is_target[functions], n_tokens[functions]
+        selected = select_under_budget(scores[functions], tokens, int(tokens[labels].sum()))
+        return recovery(selected, labels, tokens).f1
+
+    everything = np.arange(4_000)
+    drawn = [f1(rng.integers(0, 4_000, 4_000)) for _ in range(300)]
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    selected = select_under_budget(scores, n_tokens, int(n_tokens[is_target].sum()))
+    found = f1_interval(selected, is_target)
+    assert found.mean == pytest.approx(f1(everything)) and found.low < found.mean < found.high
+    assert found.high - found.low == pytest.approx(high - low, rel=0.25)
+    assert (found.low, found.high) == pytest.approx((low, high), abs=0.25 * (high - low))
+
+
+def test_the_interval_of_f1_holds_its_expected_value_about_95_times_in_100():
+    # Of the functions 5% are selected and the target's, 5% only selected, 10% only the target's.
+    true, hits, rng = 2 * 0.05 / (2 * 0.05 + 0.05 + 0.1), 0, np.random.default_rng(0)
+    for _ in range(400):
+        kind = rng.choice(4, size=1_000, p=[0.05, 0.05, 0.1, 0.8])
+        _, low, high = f1_interval(np.flatnonzero(kind < 2), (kind == 0) | (kind == 2))
+        hits += low <= true <= high
+    assert stats.binomtest(hits, 400, 0.95).pvalue > 1e-3
+
+
+def test_the_interval_of_f1_at_its_ends():
+    assert f1_interval([], [True, False])[:2] == (0, 0) and f1_interval([0], [True, False]).high == 1
+    assert np.isnan(f1_interval([], [False, False])).all()
 
 
 def test_a_pool_without_the_target_has_nothing_to_recover():

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from rosetta.laws.scaling import fit_power_law, fits, leave_largest_out, local_slopes
+from rosetta.laws.scaling import fit_power_law, fits, leave_largest_out, local_slopes, r2_interval, wilson
 
 SIZES = np.array([9216.0, 24576.0, 49152.0, 98304.0, 196608.0, 131072.0])
 
@@ -48,6 +48,58 @@ def test_a_noisy_power_law_is_fitted_as_by_numpy_and_scipy(seed):
 def test_the_interval_holds_the_true_exponent_about_95_times_in_100():
     hits = sum(low <= 0.7 <= high for low, high in (fit_power_law(SIZES, noisy(s)).alpha_ci95 for s in range(400)))
     assert stats.binomtest(hits, 400, 0.95).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("noise", [0.1, 0.3, 1.0])
+def test_the_interval_of_r2_holds_that_of_the_noiseless_line_about_95_times_in_100(noise):
+    x = np.log(SIZES)
+    explained = 0.7**2 * x.var()
+    true = explained / (explained + noise**2)
+    hits = sum(
+        low <= true <= high for low, high in (fit_power_law(SIZES, noisy(s, noise=noise)).r2_ci95 for s in range(400))
+    )
+    assert stats.binomtest(hits, 400, 0.95).pvalue > 1e-3
+
+
+@pytest.mark.parametrize(("r2", "points"), [(0.3, 6), (0.8, 5), (0.9, 12), (0.02, 8), (0.5, 3)])
+def test_the_bounds_of_r2_leave_two_and_a_half_percent_on_either_side(r2, points):
+    low, high = r2_interval(r2, points)
+    assert 0 <= low < r2 and low < high < 1
+    rng = np.random.default_rng(0)
+    for bound, sides in ((high, 0.025), (low, 0.975)):
+        if bound == 0:  # even without any slope more than 2.5% exceed what was found
+            sides = None
+        d = np.sqrt(points * bound / (1 - bound))
+        z, chi2 = rng.standard_normal(200_000) + d, rng.chisquare(points - 2, 200_000)
+        drawn = z**2 / (z**2 + chi2)
+        share = (drawn <= r2).mean()
+        assert share == pytest.approx(sides, abs=0.002) if sides else share < 0.975
+
+
+def test_the_interval_of_r2_of_a_perfect_line_and_of_too_few_points():
+    assert fit_power_law(SIZES, [37] * len(SIZES)).r2_ci95 == (1, 1)
+    assert np.isnan(fit_power_law([10, 1000], [5, 50]).r2_ci95).all()
+    low, high = r2_interval(1 - 1e-12, 5)
+    assert 1 - 1e-9 < low < high <= 1
+
+
+@pytest.mark.parametrize(("successes", "n"), [(0, 1), (0, 50), (3, 7), (137, 383), (256, 303), (1, 1), (10**6, 10**7)])
+def test_wilsons_interval_holds_the_shares_that_the_score_test_does_not_reject(successes, n):
+    share, low, high = wilson(successes, n)
+    assert (low == 0) == (successes == 0) and (high == 1) == (successes == n)
+    assert share == successes / n and 0 <= low <= share <= high <= 1
+    for bound in (low, high):  # (share - p)^2 = z^2 p (1 - p) / n at both ends
+        score = (share - bound) ** 2 - stats.norm.ppf(0.975) ** 2 * bound * (1 - bound) / n
+        assert score == pytest.approx(0, abs=1e-12)
+    by_scipy = stats.binomtest(successes, n).proportion_ci(0.95, "wilson")
+    assert (low, high) == pytest.approx((by_scipy.low, by_scipy.high), abs=1e-12)
+
+
+def test_a_share_of_nothing_and_one_above_1():
+    assert np.isnan(wilson(0, 0)).all()
+    for successes, n in ((3, 2), (-1, 5), (1, 0), (float("nan"), 4)):
+        with pytest.raises(ValueError, match="0 <= successes <= n"):
+            wilson(successes, n)
 
 
 def test_two_points_fit_any_line_and_have_no_interval():

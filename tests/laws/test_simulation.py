@@ -4,6 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from rosetta.laws import simulation, theory
@@ -137,6 +139,35 @@ def test_a_simulation_is_its_seed():
 def test_the_smallest_simulations_run(sampler, case):
     found = simulation.recover(**{"n_inputs": 20, **case}, sampler=sampler)
     assert 1 <= len(found.pairs) <= len(found.isolation) and np.isfinite(found.correlation).all()
+
+
+@settings(max_examples=150)
+@example(64, 1.5, 32.0, 32.0, "assigned")  # 92 features are isolated
+@example(16, 1.5, 32.0, 32.0, "all")
+@example(1, 1.5, 1.9, 2.0, "assigned")  # two of them for one neuron, from kappa = 2^beta - 1 on
+@given(
+    st.integers(1, 150), st.floats(1.01, 6), st.floats(0.01, 100), st.floats(0.02, 64), st.sampled_from(["assigned", "all"])
+)  # fmt: skip
+def test_no_more_features_are_assigned_than_there_are_neurons_or_it_is_refused(n, beta, kappa, gamma, coordinates):
+    features = int(gamma * n * (1 + 1e-12))
+    few = {"n_inputs": 5, "background_size": 2, "coordinates": coordinates}
+    if not features:
+        return
+    isolated = int((theory.optimal_isolation(n, beta, kappa, gamma) > 0).sum())
+    if isolated > n:
+        with pytest.raises(ValueError, match=rf"kappa is .*: {isolated} features .*each needs a neuron of its own"):
+            simulation.recover(n, beta, kappa=kappa, gamma=gamma, **few)
+        return
+    found = simulation.recover(n, beta, kappa=kappa, gamma=gamma, **few)
+    assert isolated <= len(found.isolation) <= min(n, features) and len(found.pairs) <= n
+    for reading in theory.READINGS:
+        left = simulation.non_rosetta_isolation(found, reading)
+        assert math.isnan(left) or 0 <= left < math.inf
+
+
+@given(st.integers(1, 2000), st.floats(1.001, 6), st.floats(1e-3, 1), st.floats(1, 64))
+def test_a_budget_of_at_most_1_a_neuron_always_leaves_a_neuron_to_every_isolated_feature(n, beta, kappa, gamma):
+    assert (theory.optimal_isolation(n, beta, kappa, gamma) > 0).sum() <= n
 
 
 def test_neurons_without_a_target_match_by_chance():

@@ -112,6 +112,19 @@ def test_the_budget_equation_follows_from_the_profile(beta):
     assert float(closed.subs(top, root)) == pytest.approx(7500, rel=1e-9)
 
 
+@settings(deadline=None, max_examples=150)
+@given(st.integers(1, 500), st.floats(1.01, 6), st.floats(0.01, 100), st.floats(0.1, 64), st.floats(0.1, 20))
+def test_the_tail_of_neurons_is_never_shared_among_none(n, beta, kappa, gamma, tau):
+    assume(gamma * n >= 1)
+    edge = theory.frontier(n, beta, tau, kappa, gamma)
+    if edge.r_tau - 1 >= n:
+        with pytest.raises(ValueError, match="features reach tau, which leaves no other neurons"):
+            theory.tail_isolation(n, beta, tau, kappa, gamma)
+    else:
+        assert 0 <= theory.tail_isolation(n, beta, tau, kappa, gamma) < math.inf
+    assert 0 <= theory.tail_isolation(n, beta, tau, kappa, gamma, per="feature") < math.inf
+
+
 def test_too_weak_a_budget_detects_nothing():
     edge = theory.frontier(10, 2.0, tau=1000.0)
     assert edge.r_tau < 1 and edge.count == 0

@@ -114,12 +114,72 @@ def test_the_unembedding_is_what_gives_the_logits(family):
     torch.testing.assert_close(seen["x"] @ w_u.T, seen["y"])
 
 
-def test_where_widths_differ_the_weight_goes_through_the_projection_in_front_of_the_unembedding():
+FINAL_NORM = {
+    "pythia": "gpt_neox.final_layer_norm.weight", "gpt2": "transformer.ln_f.weight",
+    "opt": "model.decoder.final_layer_norm.weight", "qwen": "model.norm.weight",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_folded_gain_is_the_final_norms(family):
+    model = untrained(family)
+    gain = model.state_dict()[FINAL_NORM[family]].double().numpy()
+    assert gain.std() > 0.1
+    w_u = model.get_output_embeddings().weight.double().numpy()
+    folded = selectivity.unembedding(model, fold_gain=True)
+    # Up to a factor for all columns (the norm's epsilon), which no cosine sees.
+    np.testing.assert_allclose(folded, w_u * gain, rtol=2e-5, atol=1e-7)
+    w_out, written = selectivity.output_weights(model), np.linalg.norm(w_u, axis=1) > 0  # OPT's padding row is zero
+    expected = by_scipy(w_out, w_u[written] * gain)
+    np.testing.assert_allclose(vocab_excess_kurtosis(w_out, folded), expected, rtol=1e-4, atol=1e-4)
+    assert np.abs(expected - by_scipy(w_out, w_u[written])).max() > 0.1
+
+
+def test_a_norm_that_adds_1_to_its_weight_has_that_gain():
+    config = transformers.GemmaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8,
+    )  # fmt: skip
+    model = transformers.GemmaForCausalLM(config).eval()
+    model.model.norm.weight.data = normal(16)
+    expected = model.lm_head.weight.double() * (1 + normal(16).double())
+    np.testing.assert_allclose(selectivity.unembedding(model, True), expected.detach(), rtol=1e-4, atol=1e-7)
+
+
+def opt_without_final_norm(width: int) -> transformers.OPTForCausalLM:
     config = transformers.OPTConfig(
-        vocab_size=50, hidden_size=24, word_embed_proj_dim=8, num_hidden_layers=2, num_attention_heads=2, ffn_dim=96,
+        vocab_size=50, hidden_size=24, word_embed_proj_dim=width, num_hidden_layers=2, num_attention_heads=2, ffn_dim=96,
         max_position_embeddings=32, do_layer_norm_before=False,
     )  # fmt: skip
-    model = transformers.OPTForCausalLM(config).eval()
+    return transformers.OPTForCausalLM(config).eval()
+
+
+def test_where_no_norm_stands_in_front_of_the_unembedding_there_is_nothing_to_fold():
+    model = opt_without_final_norm(8)
+    assert torch.equal(selectivity.unembedding(model, fold_gain=True), selectivity.unembedding(model))
+
+
+def test_a_norm_of_the_embeddings_is_not_the_one_in_front_of_the_unembedding():
+    config = transformers.BloomConfig(vocab_size=30, hidden_size=16, n_layer=2, n_head=2)
+    model = transformers.BloomForCausalLM(config).eval()
+    model.transformer.ln_f.weight.data = normal(16)
+    model.transformer.word_embeddings_layernorm.weight.data = normal(16, seed=1)
+    expected = model.lm_head.weight.detach() * normal(16)
+    torch.testing.assert_close(selectivity.unembedding(model, True), expected, rtol=1e-4, atol=1e-7)
+
+
+def test_where_it_is_not_clear_which_norm_stands_in_front_the_gain_is_not_folded():
+    model = untrained("gpt2")
+    model.another = torch.nn.LayerNorm(32)
+    with pytest.raises(
+        ValueError, match=r"GPT2LMHeadModel: the norms outside its blocks are transformer\.ln_f, another"
+    ):
+        selectivity.unembedding(model, fold_gain=True)
+    assert len(selectivity.unembedding(model)) == model.config.vocab_size
+
+
+def test_where_widths_differ_the_weight_goes_through_the_projection_in_front_of_the_unembedding():
+    model = opt_without_final_norm(8)
     w_out, w_u = selectivity.output_weights(model), selectivity.unembedding(model)
     assert w_out.shape == (192, 8) and w_u.shape == (50, 8)
     last = find_mlps(model)[1].projection.weight[:, 7]  # neuron 96 + 7

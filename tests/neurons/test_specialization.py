@@ -66,6 +66,7 @@ def test_the_pile_has_22_subsets_in_the_categories_of_table_4():
     assert len(sources.PILE_CATEGORIES) == 22 and set(SHARES) == set(sources.CATEGORIES)
     expected = {subset: category for category, line in PILE.items() for subset in line.split(", ")}
     assert expected == sources.PILE_CATEGORIES
+    assert specialization.REPORTED_SHARES == SHARES
 
 
 def test_token_counts_are_those_of_the_tokenizer(tokenizer_of):

@@ -83,23 +83,26 @@ def test_all_neurons_go_layer_by_layer(study):
 # Polarization
 
 
+@pytest.mark.parametrize("fold_gain", [False, True])
 @pytest.mark.parametrize(
-    "name, weight, transposed, unembedding",
+    "name, weight, transposed, unembedding, norm",
     [
-        (PYTHIA, "gpt_neox.layers.{}.mlp.dense_4h_to_h.weight", True, "embed_out.weight"),
-        ("gpt2-32x2", "transformer.h.{}.mlp.c_proj.weight", False, "transformer.wte.weight"),
-        (OPT, "model.decoder.layers.{}.fc2.weight", True, "model.decoder.embed_tokens.weight"),
+        (PYTHIA, "gpt_neox.layers.{}.mlp.dense_4h_to_h.weight", True, "embed_out.weight",
+         "gpt_neox.final_layer_norm.weight"),
+        ("gpt2-32x2", "transformer.h.{}.mlp.c_proj.weight", False, "transformer.wte.weight", "transformer.ln_f.weight"),
+        (OPT, "model.decoder.layers.{}.fc2.weight", True, "model.decoder.embed_tokens.weight",
+         "model.decoder.final_layer_norm.weight"),
     ],
-)
-def test_kurtosis_is_scipys_over_the_weights_on_disk(study, name, weight, transposed, unembedding):
+)  # fmt: skip
+def test_kurtosis_is_scipys_over_the_weights_on_disk(study, name, weight, transposed, unembedding, norm, fold_gain):
     tensors = load_file(f"{study.profile.models[name].location}/model.safetensors")
     tensors = {key: tensor.astype(np.float64) for key, tensor in tensors.items()}
     w_out = np.concatenate([t.T if transposed else t for t in (tensors[weight.format(layer)] for layer in range(2))])
-    w_u = tensors[unembedding]
+    w_u = tensors[unembedding] * (tensors[norm] if fold_gain else 1)
     with np.errstate(invalid="ignore"):
         cosine = w_out @ w_u.T / np.linalg.norm(w_out, axis=1)[:, None] / np.linalg.norm(w_u, axis=1)
-    found = properties.kurtosis(study, name)
-    np.testing.assert_allclose(found, stats.kurtosis(cosine, axis=1), rtol=1e-5, atol=1e-6)
+    found = properties.kurtosis(study, name, fold_gain)
+    np.testing.assert_allclose(found, stats.kurtosis(cosine, axis=1), rtol=1e-4 if fold_gain else 1e-5, atol=1e-5)
     assert found.index.equals(properties.all_neurons(study, name))
     assert (name == PYTHIA) == found.isna().any()
 
@@ -186,6 +189,39 @@ def test_gaps_are_those_of_the_populations_at_each_size_and_within_layers(study)
     assert row.layers_gap == pytest.approx(expected)
     (change,) = properties.widening(study, table).itertuples()  # one size: the same at both ends
     assert change.gap == pytest.approx(0) and change.low < 0 < change.high
+
+
+def test_the_effect_of_the_gain_is_the_means_and_their_gap_both_ways(study):
+    both = {"left out": properties.kurtoses(study), "folded in": properties.kurtoses(study, fold_gain=True)}
+    effect = properties.gain_effect(study, *both.values())
+    assert list(zip(effect["model"], effect["gain"], strict=True)) == [(name, gain) for name in PAIR for gain in both]
+    for row in effect.itertuples():
+        of_model = both[row.gain][both[row.gain].model == row.model]
+        own, rest = (of_model[of_model.population == name]["kurtosis"].dropna() for name in (ROSETTA, OTHERS))
+        assert (row.family, row.neurons) == (row.model.partition("-")[0], 256)
+        assert row.Rosetta == pytest.approx(own.mean()) and row.other == pytest.approx(rest.mean())
+        assert row.gap == pytest.approx(own.mean() - rest.mean()) and row.low < row.gap < row.high
+    assert effect["Rosetta"].nunique() == effect["other"].nunique() == 4
+
+
+def test_the_floor_is_the_mean_kurtosis_of_random_directions(study):
+    rows = properties.floor(study).set_index("model")
+    assert list(rows.index) == list(PAIR) and rows["family"].tolist() == ["pythia", "opt"]
+    weights = {PYTHIA: "embed_out.weight", OPT: "model.decoder.embed_tokens.weight"}
+    for name, weight in weights.items():
+        w_u = load_file(f"{study.profile.models[name].location}/model.safetensors")[weight].astype(np.float64)
+        directions = np.random.default_rng(5).standard_normal((4_000, w_u.shape[1]))  # others than the study's
+        cosine = (
+            directions @ (w_u / np.linalg.norm(w_u, axis=1)[:, None]).T / np.linalg.norm(directions, axis=1)[:, None]
+        )
+        expected = stats.kurtosis(cosine, axis=1)
+        error = expected.std() / np.sqrt(len(expected))
+        row = rows.loc[name]
+        assert row["mean"] == pytest.approx(expected.mean(), abs=5 * error)
+        assert (row["high"] - row["low"]) / 2 == pytest.approx(1.96 * error, rel=0.2) and row["low"] < row[
+            "mean"
+        ] < row["high"]
+    assert properties.floor(study).set_index("model").equals(rows)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

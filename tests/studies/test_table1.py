@@ -279,14 +279,24 @@ def test_the_neurons_are_the_matched_ones_and_the_rest_of_the_best_ones_layer(wh
         assert ranked.qualifies.any() and (ranked.subset[ranked.qualifies] == "C/C++").all()
 
 
-def test_where_no_neuron_qualifies_the_nearest_stand_in_and_it_shows(study):
-    set_filtering(study, labelled="Fortran")
+def test_where_no_neuron_qualifies_the_nearest_stand_in_and_it_shows(study, monkeypatch):
+    label = table1.properties.labelled
+    monkeypatch.setattr(table1.properties, "labelled", lambda *given: label(*given).assign(subset="Java"))
     ranked = table1.neurons(study)
+    assert ranked[ROSETTA].target_share.is_monotonic_decreasing and ranked[ROSETTA].target_share[0] > 0
     assert not ranked[ROSETTA].qualifies.any() and not ranked[OTHER].qualifies.any()
     assert table1.candidates(ranked[ROSETTA]).equals(ranked[ROSETTA].head(5))
     scores = table1.scores(study, ranked, table1.drawn(study, "train"))
     assert list(scores.rosetta) == [f"L{row.layer}/U{row.unit}" for row in ranked[ROSETTA][:5].itertuples()]
     assert scores.other.name == "L{}/U{}".format(*ranked[OTHER].loc[0, ["layer", "unit"]])
+
+
+def test_where_no_neuron_has_to_do_with_the_target_none_is_chosen(study):
+    set_filtering(study, labelled="Fortran")
+    with pytest.raises(
+        ValueError, match=rf"filtering.labelled is 'Fortran', and no Rosetta Neuron of {PAIR[0]} .* \(.*C/C\+\+"
+    ):
+        table1.neurons(study)
 
 
 def test_those_that_qualify_are_the_candidates_however_few():
@@ -477,8 +487,9 @@ def test_selections_go_by_their_scores_and_spend_no_more_than_the_targets_tokens
     for name, chosen in whole.selected.items():
         is_chosen = np.isin(np.arange(len(is_c)), chosen)
         assert table.f1[name] == pytest.approx(f1_score(is_c, is_chosen))
+        assert table.f1_low[name] < table.f1[name] <= table.f1_high[name]
         assert table.token_f1[name] == pytest.approx(f1_score(is_c, is_chosen, sample_weight=functions.tokens))
-    assert table.loc[ORACLE].to_numpy().tolist() == [1.0] * 6
+    assert table.loc[ORACLE].drop(["f1_low"]).to_numpy().tolist() == [1.0] * 7
 
 
 def test_of_a_large_pool_chance_recovers_the_share_and_the_oracle_everything():
@@ -538,7 +549,8 @@ def test_the_references_are_every_neuron_averages_that_exist_and_classifiers_fit
     table = table1.references(study)
     pool, test = table1.drawn(study, "train"), table1.drawn(study, "test")
     found = whole.scores.rosetta
-    assert list(table) == ["kind", "filter", "precision", "recall", "f1", "token_precision", "token_recall", "token_f1"]
+    measured = ["precision", "recall", "f1", "token_precision", "token_recall", "token_f1", "f1_low", "f1_high"]
+    assert list(table) == ["kind", "filter", *measured]
     kinds = ["neuron"] * found.shape[1] + ["average", "probe", "tokens"]
     assert table.kind.tolist() == kinds  # of 1, 2 and 500 only 2 makes an average
     assert table["filter"].tolist() == [*found, "mean of 2", "linear probe", "bag of tokens"]
@@ -694,11 +706,14 @@ def test_the_table_holds_f1_and_the_mean_with_students_interval():
         [{"filter": name, "perplexity": value, "sequences": 3} for name, some in values.items() for value in some]
     )
     recovered = pd.DataFrame(
-        {"filter": [ORACLE, RANDOM], "f1": [1.0, 0.06], "token_f1": [1.0, 0.05], "recall": [1.0, 0.1]}
-    )
+        {"filter": [ORACLE, RANDOM], "f1": [1.0, 0.06], "token_f1": [1.0, 0.05], "recall": [1.0, 0.1],
+         "f1_low": [0.9, 0.05], "f1_high": [1.0, 0.08]}
+    )  # fmt: skip
     table = table1.table1(recovered, runs).set_index("filter")
-    assert list(table.index) == list(values) and list(table) == ["f1", "token_f1", "mean", "low", "high"]
-    assert table.loc["base", ["f1", "token_f1", "low", "high"]].isna().all() and table["mean"]["base"] == 9
+    of_f1 = ["f1", "f1_low", "f1_high", "token_f1"]
+    assert list(table.index) == list(values) and list(table) == [*of_f1, "mean", "low", "high"]
+    assert table.loc["base", [*of_f1, "low", "high"]].isna().all() and table["mean"]["base"] == 9
+    assert table.loc[RANDOM, of_f1].tolist() == [0.06, 0.05, 0.08, 0.05]
     assert table.f1[1:].tolist() == [0.06, 1] and table.token_f1[1:].tolist() == [0.05, 1]
     for name in (RANDOM, ORACLE):
         half = 4.302652729911275 * np.std(values[name], ddof=1) / np.sqrt(3)  # Student's t, two degrees of freedom
@@ -728,10 +743,15 @@ def test_what_is_reported_is_what_the_paper_prints():
 
 def test_the_papers_numbers_stand_beside_those_that_were_measured():
     nan = np.nan
-    rows = [("base", nan, 9.04, nan), (RANDOM, 0.061, 7.25, 7.5), (ORACLE, 1.0, 3.21, nan)]  # one seed: no interval
-    table = table1.beside_the_papers(pd.DataFrame(rows, columns=["filter", "f1", "mean", "high"]))
+    # One seed has no interval.
+    rows = [("base", nan, nan, nan, 9.04, nan), (RANDOM, 0.061, 0.052, 0.077, 7.25, 7.5),
+            (ORACLE, 1.0, 0.991, 1.0, 3.21, nan)]  # fmt: skip
+    columns = ["filter", "f1", "f1_low", "f1_high", "mean", "high"]
+    table = table1.beside_the_papers(pd.DataFrame(rows, columns=columns))
     assert list(table.index) == ["base model", RANDOM, ORACLE]
-    assert table["measured here"].to_numpy().tolist() == [["", "9.0"], ["0.06", "7.2 ± 0.2"], ["1.00", "3.2"]]
+    assert table["measured here"].to_numpy().tolist() == [
+        ["", "9.0"], ["0.06 [0.05, 0.08]", "7.2 ± 0.2"], ["1.00 [0.99, 1.00]", "3.2"],
+    ]  # fmt: skip
     assert table["reported there"].to_numpy().tolist() == [
         ["", "6.73"], ["0.06", "3.59 ± 0.07"], ["1.00", "3.01 ± 0.04"],
     ]  # fmt: skip

@@ -21,7 +21,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
+from rosetta.laws.scaling import wilson
 from rosetta.matching.activations import Reader, read_windows
+from rosetta.matching.nulls import Interval
 from rosetta.matching.segments import windows
 from rosetta.models.load import token_ids
 from rosetta.sources.document import Document, batched
@@ -323,6 +325,24 @@ def recovery(selected: Sequence[int], is_target: Sequence[bool], n_tokens: Seque
     score = partial(metrics.precision_recall_fscore_support, is_target, chosen, average="binary", zero_division=0)
     of_functions, of_tokens = score(), score(sample_weight=_array(n_tokens))
     return Recovery(*map(float, (*of_functions[:3], *of_tokens[:3])))
+
+
+def f1_interval(selected: Sequence[int], is_target: Sequence[bool]) -> Interval:
+    """F1 over functions with its 95% interval: what other functions, drawn alike, could have given.
+
+    F1 = 2 J / (1 + J), and J is a share: of the functions that are selected or the target's, those that are both. Its
+    interval is Wilson's. The selection's threshold on the scores is taken as given, and of several filters each is taken
+    for itself: that one of them was picked for its F1 is not in the interval.
+
+    Parameters
+    ----------
+    selected : int [k]
+        Indices into the pool.
+    is_target : bool [n]
+    """
+    target = set(np.flatnonzero(np.asarray(is_target, dtype=bool)).tolist())
+    chosen = set(np.asarray(selected, dtype=np.int64).tolist())
+    return Interval(*(2 * j / (1 + j) for j in wilson(len(target & chosen), len(target | chosen))))
 
 
 def precision_recall_curve(

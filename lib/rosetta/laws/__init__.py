@@ -1,6 +1,6 @@
 """Section 4, Appendices C and D: power laws, and the theory that expects them."""
 
-from rosetta.laws.scaling import PowerLawFit, fit_power_law, fits, leave_largest_out, local_slopes
+from rosetta.laws.scaling import PowerLawFit, fit_power_law, fits, leave_largest_out, local_slopes, wilson
 from rosetta.laws.simulation import SimulationResult, grid, recover, simulate, slopes
 
 from rosetta.laws.theory import (  # isort: skip
@@ -12,5 +12,5 @@ __all__ = [
     "READINGS", "Frontier", "PowerLawFit", "SimulationResult", "correlation_law", "cutoff_rank", "exponents",
     "feature_isolation", "fit_power_law", "fits", "frontier", "grid", "leave_largest_out", "local_slopes",
     "mean_rosetta_isolation", "n_features", "optimal_isolation", "posterior_variance", "recover",
-    "rosetta_features", "simulate", "slopes", "tail_isolation",
+    "rosetta_features", "simulate", "slopes", "tail_isolation", "wilson",
 ]  # fmt: skip

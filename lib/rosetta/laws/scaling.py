@@ -1,21 +1,26 @@
-"""Power laws |R| = c x^alpha of a count in the number of neurons (4.1), and how far to trust them."""
+"""Power laws |R| = c x^alpha of a count in the number of neurons (4.1), and intervals: how far to trust a number."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import optimize, stats
 from statsmodels.regression.linear_model import OLS
+from statsmodels.stats.proportion import proportion_confint
 from statsmodels.tools import add_constant
+
+from rosetta.matching.nulls import Interval
 
 
 class PowerLawFit(NamedTuple):
-    """count = c * neurons ** alpha. ``alpha_ci95`` is (low, high); NaN with two points, which fit any line."""
+    """count = c * neurons ** alpha. ``alpha_ci95`` and ``r2_ci95`` are (low, high); NaN with two points, which fit any line."""
 
     alpha: float
     c: float
     r2: float
     alpha_ci95: tuple[float, float]
+    r2_ci95: tuple[float, float]
 
     def predict(self, neurons) -> np.ndarray:
         """Fitted counts."""
@@ -26,7 +31,7 @@ class PowerLawFit(NamedTuple):
 
 
 def fit_power_law(neurons: Sequence[float], counts: Sequence[float]) -> PowerLawFit:
-    """Ordinary least squares in log-log space, as in section 4.1.
+    """Ordinary least squares in log-log space, as in section 4.1, with 95% intervals (`r2_interval` for R2).
 
     Parameters
     ----------
@@ -52,7 +57,56 @@ def fit_power_law(neurons: Sequence[float], counts: Sequence[float]) -> PowerLaw
     low, high = result.conf_int()[1] if len(neurons) > 2 else (np.nan, np.nan)
     # Equal counts leave no variance to explain; a flat line explains them all the same.
     r2 = 1.0 if np.ptp(counts) == 0 else float(result.rsquared)
-    return PowerLawFit(float(result.params[1]), float(np.exp(result.params[0])), r2, (float(low), float(high)))
+    alpha, c = float(result.params[1]), float(np.exp(result.params[0]))
+    return PowerLawFit(alpha, c, r2, (float(low), float(high)), r2_interval(r2, len(neurons)))
+
+
+def r2_interval(r2: float, points: int) -> tuple[float, float]:
+    """95% interval of the R2 of a line through points whose sizes are chosen, not drawn, and whose noise is normal.
+
+    The line's |t| = sqrt(R2 (n - 2) / (1 - R2)) is a noncentral t's; the noncentralities d under which it is neither among
+    the largest nor the smallest 2.5% bound d^2 / (d^2 + n), the R2 of the line without sampling noise.
+
+    Parameters
+    ----------
+    r2 : float
+    points : int
+        n; with fewer than 3 the interval is NaN.
+    """
+    if points < 3:
+        return (np.nan, np.nan)
+    if r2 == 1:
+        return (1.0, 1.0)
+    freedom = points - 2
+    t = np.sqrt(r2 * freedom / (1 - r2))
+    # The mean over a chi-square's quantiles; scipy's noncentral t is NaN in places.
+    scaled = t * np.sqrt(stats.chi2.ppf((np.arange(1000) + 0.5) / 1000, freedom) / freedom)
+
+    def below(d: float) -> float:
+        return float((stats.norm.cdf(scaled - d) - stats.norm.cdf(-scaled - d)).mean())
+
+    def bound(share: float) -> float:
+        return 0.0 if below(0) <= share else optimize.brentq(lambda d: below(d) - share, 0, 10 * (t + 10))
+
+    low, high = (d**2 / (d**2 + points) for d in (bound(0.975), bound(0.025)))
+    return (low, high)
+
+
+def wilson(successes: int, n: int) -> Interval:
+    """A share with Wilson's 95% score interval, as if the n were drawn independently; NaN if there are none.
+
+    Raises
+    ------
+    ValueError
+        Unless 0 <= successes <= n.
+    """
+    if not 0 <= successes <= n:
+        raise ValueError(f"successes is {successes!r} and n {n!r}; it must be 0 <= successes <= n")
+    if n == 0:
+        return Interval(np.nan, np.nan, np.nan)
+    low, high = proportion_confint(successes, n, method="wilson")
+    # None and all are bounds themselves, whatever the rounding.
+    return Interval(successes / n, float(low) if successes else 0.0, float(high) if successes < n else 1.0)
 
 
 def local_slopes(neurons: Sequence[float], counts: Sequence[float]) -> np.ndarray:
@@ -103,6 +157,7 @@ def fits(points: pd.DataFrame, by: Sequence[str], count: str) -> pd.DataFrame:
         fit = fit_power_law(group["neurons"], group[count])
         rows.append(dict(zip(by, key, strict=True)) | {
             "alpha": fit.alpha, "alpha_low": fit.alpha_ci95[0], "alpha_high": fit.alpha_ci95[1],
-            "r2": fit.r2, "c": fit.c, "points": len(group),
+            "r2": fit.r2, "r2_low": fit.r2_ci95[0], "r2_high": fit.r2_ci95[1], "c": fit.c, "points": len(group),
         })  # fmt: skip
-    return pd.DataFrame(rows, columns=[*by, "alpha", "alpha_low", "alpha_high", "r2", "c", "points"])
+    measured = ["alpha", "alpha_low", "alpha_high", "r2", "r2_low", "r2_high", "c", "points"]
+    return pd.DataFrame(rows, columns=[*by, *measured])

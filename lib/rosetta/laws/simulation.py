@@ -75,7 +75,7 @@ def simulate(
     Raises
     ------
     ValueError
-        On a value that is not allowed.
+        What `recover` refuses.
     """
     check(non_rosetta=non_rosetta, tau=tau)
     found = recover(n_neurons, beta, n_inputs, kappa, gamma, seed, **choices)
@@ -106,12 +106,23 @@ def recover(
     coordinates : {"assigned", "all"}
         Simulate the neurons with a target feature (the paper: "every feature with positive isolation"), or fill up to
         min(N, A) with neurons that hold background only.
+
+    Raises
+    ------
+    ValueError
+        On a value that is not allowed, and where eq. 11 isolates more features than there are neurons: D.7 gives each a
+        neuron of its own. A kappa of at most 1 never does.
     """
     check(n_neurons=n_neurons, n_inputs=n_inputs, seed=seed, sampler=sampler, background=background,
            background_size=background_size, interference_norm=interference_norm, noise_floor=noise_floor,
            coordinates=coordinates)  # fmt: skip
     isolation = optimal_isolation(n_neurons, beta, kappa, gamma)
     assigned = int((isolation > 0).sum())
+    if assigned > n_neurons:
+        raise ValueError(
+            f"kappa is {kappa!r}, gamma {gamma!r}, beta {beta!r} and n_neurons {n_neurons!r}: {assigned} features are "
+            "isolated, and each needs a neuron of its own (D.7); take a smaller kappa, or a larger n_neurons or beta"
+        )
     width = assigned if coordinates == "assigned" else min(n_neurons, len(isolation))
     rng = np.random.default_rng([seed, n_neurons, n_inputs, round(beta * 1e6)])
     first = assigned if background == "unassigned" else 0

@@ -62,6 +62,9 @@ def optimal_isolation(n_neurons: int, beta: float, kappa: float = 1.0, gamma: fl
     By the first-order condition (eq. 16) s_r = [w_r / lambda - 1]_+; the level lambda is exact: with m features above
     water, 1 / lambda = (kappa N + m) / (w_1 + .. + w_m), and m is the largest for which feature m is above it.
 
+    Eq. 11 bounds the budget, not m. That m stays below N is asymptotic (m grows as N^(1/beta), eq. 14): with a large
+    kappa and a small N more features than neurons are isolated, and the weaker ones have to share neurons (D.3).
+
     Parameters
     ----------
     n_neurons : int
@@ -171,9 +174,19 @@ def tail_isolation(
     """Isolation of the features below tau, shared among the N - R_tau non-Rosetta neurons (eq. 32).
 
     ``per="feature"`` shares it among the A - R_tau non-Rosetta features instead (eq. 27 to 31).
+
+    Raises
+    ------
+    ValueError
+        What `frontier` refuses; and, per neuron, if tau is so low or the budget so large that no neuron is left over.
     """
     check(per=per)
     edge = frontier(n_neurons, beta, tau, kappa, gamma)
+    if per == "neuron" and edge.count >= n_neurons:
+        raise ValueError(
+            f"kappa is {kappa!r}, tau {tau!r}, beta {beta!r} and n_neurons {n_neurons!r}: {edge.count:.0f} features reach "
+            "tau, which leaves no other neurons (eq. 32); take a smaller kappa, or a larger tau, n_neurons or beta"
+        )
     mass = _mass(max(edge.r_tau, 1), edge.r_0, cutoff_rank(n_neurons, beta, kappa, gamma), beta)
     return float(mass / ((edge.n_features if per == "feature" else n_neurons) - edge.count))
 

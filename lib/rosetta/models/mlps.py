@@ -1,4 +1,8 @@
-"""Where m_t of eq. 1 is: the MLP of each block, found from the model's structure. Nothing here knows a family by name."""
+"""Where m_t of eq. 1 is: the MLP of each block, found from the model's structure. Nothing here knows a family by name.
+
+m_t is what enters the output projection. Eq. 1, phi(W_in h + b_in), has no gate; for a gated MLP (Qwen's, Llama's) m_t is
+taken to be act(gate) * up, the numbers by which the output weights are multiplied there, and may have either sign.
+"""
 
 import re
 from collections.abc import Iterator

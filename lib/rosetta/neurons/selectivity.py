@@ -31,7 +31,7 @@ def vocab_excess_kurtosis(
     w_out : [N, d]
         Output weights, a row a neuron.
     w_u : [V, d]
-        Unembedding vectors. One of length zero has no direction and is left out.
+        Unembedding vectors, as `unembedding` gives them. One of length zero has no direction and is left out.
     block_bytes : int
         Memory for one block of cosines.
     dtype : torch.dtype
@@ -108,18 +108,49 @@ def output_weights(model: torch.nn.Module) -> torch.Tensor:
     return together @ between[0].weight.detach().T
 
 
-def unembedding(model: torch.nn.Module) -> torch.Tensor:
+def unembedding(model: torch.nn.Module, fold_gain: bool = False) -> torch.Tensor:
     """W_U of a language model, tied to its embedding or not: [V, d].
+
+    Every row of the matrix counts as a token, special tokens and rows that its tokenizer never uses included.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    fold_gain : bool
+        Multiply each column by the gain of the norm in front of it, so that the vectors are those that the residual
+        stream meets. The paper speaks of W_U[v] and of no norm (5.1), hence not by default.
 
     Raises
     ------
     ValueError
-        If the model has none.
+        If the model has none; or, with `fold_gain`, if it is not clear which norm stands in front of it.
     """
     head = getattr(model, "get_output_embeddings", lambda: None)()
     if head is None:
         raise ValueError(f"{type(model).__name__} has no unembedding; load it as a causal language model")
-    return head.weight.detach()
+    weight = head.weight.detach()
+    return weight * _final_gain(model, weight) if fold_gain else weight
+
+
+def _final_gain(model: torch.nn.Module, w_u: torch.Tensor) -> torch.Tensor:
+    """The gain of the norm between the last block and the unembedding: [d]; ones where there is no such norm."""
+    blocks = tuple(f"{mlp.block}." for mlp in find_mlps(model))
+    norms = {
+        name: module
+        for name, module in model.named_modules()
+        if "norm" in type(module).__name__.lower() and not name.startswith(blocks) and "emb" not in name
+    }
+    ones = torch.ones_like(w_u[0])
+    if not norms:
+        return ones
+    norm, *others = norms.values()
+    if others or norm.weight.shape != ones.shape:
+        found = f"the norms outside its blocks are {', '.join(norms)}"
+        raise ValueError(f"{type(model).__name__}: {found}; expected is one, of width {len(ones)}")
+    # Not its weight as it stands: some norms add 1 to it. Signs have variance 1, and these have mean 0.
+    signs = ones.clone()
+    signs[1::2] = -1
+    return ((norm(signs) - norm(-signs)) / 2 * signs).detach()
 
 
 def cosines(w_out: torch.Tensor, w_u: torch.Tensor) -> torch.Tensor:

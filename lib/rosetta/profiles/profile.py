@@ -14,11 +14,12 @@ from math import inf
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 from pydantic import ValidationError, model_validator
 
 from rosetta.models.load import ROOT
-from rosetta.profiles.sections import WHERE, Point, Settings, refuse, refused
+from rosetta.profiles.sections import WHERE, Point, Settings, Theory, refuse, refused
 
 
 class ProfileError(ValueError):
@@ -38,6 +39,7 @@ class Profile(Settings):
                 if len(point.models) > 2 or point.anchor is not None:
                     _check_anchor(self, f"curves.{curve} has the point {list(point.models)}", point)
         _check_sections(self)
+        _check_theory(self.theory)
         return self
 
     @property
@@ -228,3 +230,26 @@ def _check_sections(profile: Profile) -> None:
         refuse("filtering.share and filtering.tokens are both null (the whole pool) or neither")
     if profile.explorer.point not in profile.anchors:
         refuse(f"explorer.point is {list(profile.explorer.point)}; it must be a point of one of the curves")
+
+
+def _check_theory(theory: Theory) -> None:
+    """Every simulation has a neuron for each feature that it isolates, as D.7 wants it."""
+    robust, common = theory.robustness, (theory.kappa, theory.gamma)
+    cases = [("kappa", theory.grid, *common), ("kappa", theory.varied, *common)]
+    cases += [("robustness.kappa", theory.varied, kappa, theory.gamma) for kappa in robust.kappa]
+    cases += [("robustness.gamma", theory.varied, theory.kappa, gamma) for gamma in robust.gamma]
+    for key, cells, kappa, gamma in cases:
+        beta = min(cells.betas)  # the flattest spectrum isolates the most features
+        for n in cells.sizes:
+            if gamma * n >= n + 1 and kappa > (most := _largest_kappa(n, beta)):
+                refuse(
+                    f"theory.{key} asks for kappa {kappa} with gamma {gamma}: of N = {n} neurons and beta {beta} more "
+                    f"features would be isolated than there are neurons; take a kappa of at most {most:.4g}, or larger "
+                    "size_exponents or betas"
+                )
+
+
+def _largest_kappa(n_neurons: int, beta: float) -> float:
+    """The kappa up to which no more than N features are isolated: eq. 14 with r_0 = N + 1 spends kappa N (eq. 11)."""
+    with np.errstate(over="ignore"):
+        return float(np.mean(((n_neurons + 1) / np.arange(1, n_neurons + 1)) ** beta - 1))

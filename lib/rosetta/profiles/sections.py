@@ -4,6 +4,7 @@ Nothing is converted: a string is no number, ``yes`` no name, and an int stays a
 """
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar
@@ -115,13 +116,14 @@ Natural = Annotated[int, Field(ge=0), Words("a whole number of at least 0")]
 Count = Annotated[int, Field(ge=1, le=10**12), Words("a whole number of at least 1 (and at most 10^12)")]
 TwoOrMore = Annotated[int, Field(ge=2), Words("a whole number of at least 2")]
 Limit = Annotated[Count | None, Words("null, or a whole number of at least 1")]
-Positive = Annotated[Real, Field(gt=0), Words("a finite number above 0")]
+AboveZero = Annotated[Real, Field(gt=0, le=sys.float_info.max)]  # an int may be larger than any float
+Positive = Annotated[AboveZero, Words("a finite number above 0")]
 Counts = Annotated[Several[Annotated[int, Field(ge=1, le=10**12)]], Words("a list of whole numbers of at least 1")]
 Seeds = Annotated[
     Several[Annotated[int, Field(ge=-(2**31), lt=2**31)]], AfterValidator(_different),
     Words("a list of whole numbers, at least one and no two the same"),
 ]  # fmt: skip
-Positives = Annotated[Several[Annotated[Real, Field(gt=0)]], Words("a list of finite numbers above 0")]
+Positives = Annotated[Several[AboveZero], Words("a list of finite numbers above 0")]
 Names = Annotated[Several[str], Words("a list of names")]
 Pair = Annotated[tuple[str, str], Listed, AfterValidator(_different), Words("two model names, not the same twice")]
 Exponent = Annotated[int, Field(ge=0, le=20)]
@@ -244,7 +246,9 @@ class TokenSweep(Section):
 class TheoryGrid(Section):
     """A grid of simulations: exponents beta, sizes N = 2^e, and runs of each."""
 
-    betas: Annotated[Several[Annotated[Real, Field(gt=1)]], Words("a list of finite numbers above 1")]
+    betas: Annotated[
+        Several[Annotated[Real, Field(gt=1, le=sys.float_info.max)]], Words("a list of finite numbers above 1")
+    ]
     size_exponents: Annotated[Several[Exponent], Words("a list of whole numbers from 0 to 20: N = 2^e")]
     runs: Count
 

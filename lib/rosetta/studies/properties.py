@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import pandas as pd
+import torch
 from scipy import stats
 from tqdm.auto import tqdm
 
@@ -21,6 +22,8 @@ from rosetta.results import keep
 from rosetta.studies.matches import Study
 
 ROSETTA, OTHERS = "Rosetta", "other"
+#: Random directions whose kurtosis is taken, of each model.
+DIRECTIONS = 4_000
 
 
 def rosetta_neurons(study: Study, name: str, pair: tuple[str, str]) -> pd.MultiIndex:
@@ -38,26 +41,34 @@ def all_neurons(study: Study, name: str) -> pd.MultiIndex:
 # 5.1 polarization
 
 
-def kurtosis(study: Study, name: str) -> pd.Series:
-    """Vocabulary-space excess kurtosis of every neuron of a model, indexed by (layer, unit)."""
+def kurtosis(study: Study, name: str, fold_gain: bool = False) -> pd.Series:
+    """Vocabulary-space excess kurtosis of every neuron of a model, indexed by (layer, unit).
+
+    With `fold_gain` the final norm's gain is part of the unembedding (`selectivity.unembedding`).
+    """
     spec = study.profile.models[name]
 
     def compute() -> pd.DataFrame:
         model = load_model(spec, study.device)
-        values = selectivity.vocab_excess_kurtosis(selectivity.output_weights(model), selectivity.unembedding(model))
+        w_out, w_u = selectivity.output_weights(model), selectivity.unembedding(model, fold_gain)
+        values = selectivity.vocab_excess_kurtosis(w_out, w_u)
         return all_neurons(study, name).to_frame(index=False).assign(kurtosis=values.cpu().numpy())
 
-    parameters = {"model": fingerprint(spec)}
-    table = keep(study.folder / "neurons" / f"{name}.kurtosis.parquet", parameters, compute)
+    parameters = {"model": fingerprint(spec), "fold_gain": fold_gain}
+    file = f"{name}.kurtosis{'-folded' if fold_gain else ''}.parquet"
+    table = keep(study.folder / "neurons" / file, parameters, compute)
     return table.set_index(["layer", "unit"])["kurtosis"]
 
 
-def kurtoses(study: Study, families: list[str] | None = None) -> pd.DataFrame:
-    """Every neuron of every size of some families: ``family, model, neurons, layer, unit, kurtosis, population``."""
+def kurtoses(study: Study, families: list[str] | None = None, fold_gain: bool = False) -> pd.DataFrame:
+    """Every neuron of every size of some families: ``family, model, neurons, layer, unit, kurtosis, population``.
+
+    `fold_gain` as in `kurtosis`.
+    """
     tables = []
     for family in families or study.profile.properties.rosetta:
         for name, pair in study.profile.family_points(family):
-            table = kurtosis(study, name).reset_index()
+            table = kurtosis(study, name, fold_gain).reset_index()
             is_rosetta = pd.MultiIndex.from_frame(table[["layer", "unit"]]).isin(rosetta_neurons(study, name, pair))
             of_model = {"family": family, "model": name, "neurons": study.profile.models[name].neurons}
             tables.append(table.assign(**of_model, population=np.where(is_rosetta, ROSETTA, OTHERS)))
@@ -156,6 +167,64 @@ def widening(study: Study, table: pd.DataFrame) -> pd.DataFrame:
         ]
         rows.append({"family": family, **selectivity.gap_change(*ends, **_bootstrap(study))._asdict()})
     return pd.DataFrame(rows)
+
+
+def gain_effect(study: Study, table: pd.DataFrame, folded: pd.DataFrame) -> pd.DataFrame:
+    """What it matters that the final norm's gain is not part of the unembedding: the means and their gap, both ways.
+
+    Parameters
+    ----------
+    study : Study
+    table, folded : DataFrame
+        As `kurtoses` gives them, without and with `fold_gain`.
+
+    Returns
+    -------
+    DataFrame
+        ``family, model, neurons, gain`` ("left out", "folded in"); mean kurtosis of ``Rosetta`` and ``other`` neurons;
+        ``gap, low, high``, the first less the second with its 95% bootstrap interval.
+    """
+    parts = []
+    for gain, of_gain in {"left out": table, "folded in": folded}.items():
+        keys = ["family", "model", "neurons"]
+        means = of_gain.pivot_table(index=keys, columns="population", values="kurtosis").reset_index()
+        found = means.merge(gaps(study, of_gain)[[*keys, "gap", "low", "high"]], on=keys)
+        parts.append(found.assign(gain=gain)[[*keys, "gain", ROSETTA, OTHERS, "gap", "low", "high"]])
+    order = {name: i for i, name in enumerate(table["model"].unique())}
+    return pd.concat(parts).sort_values("model", key=lambda name: name.map(order), kind="stable", ignore_index=True)
+
+
+def floor(study: Study) -> pd.DataFrame:
+    """Mean kurtosis of random directions in each model: of a neuron that means nothing to its vocabulary.
+
+    The directions are normal, `DIRECTIONS` of them. Their cosines with the tokens are as uneven as the tokens' own
+    directions are, so the floor is not zero.
+
+    Returns
+    -------
+    DataFrame
+        ``family, model, neurons, mean, low, high``, the last two its 95% bootstrap interval.
+    """
+    rows = []
+    for family in study.profile.properties.rosetta:
+        for name, _ in study.profile.family_points(family):
+            summary = selectivity.describe(_of_directions(study, name), **_bootstrap(study))
+            size = {"family": family, "model": name, "neurons": study.profile.models[name].neurons}
+            rows.append(size | {"mean": summary.mean, "low": summary.low, "high": summary.high})
+    return pd.DataFrame(rows)
+
+
+def _of_directions(study: Study, name: str) -> pd.Series:
+    spec, seed = study.profile.models[name], study.profile.seed
+
+    def compute() -> pd.DataFrame:
+        w_u = selectivity.unembedding(load_model(spec, study.device))
+        directions = torch.randn(DIRECTIONS, w_u.shape[1], generator=torch.Generator().manual_seed(seed))
+        values = selectivity.vocab_excess_kurtosis(directions.to(w_u), w_u)
+        return pd.DataFrame({"kurtosis": values.cpu().numpy()})
+
+    parameters = {"model": fingerprint(spec), "directions": DIRECTIONS, "seed": seed}
+    return keep(study.folder / "neurons" / f"{name}.floor.parquet", parameters, compute)["kurtosis"]
 
 
 def _populations(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -41,6 +41,11 @@ def neurons(study: Study) -> dict[str, pd.DataFrame]:
 
     First the Rosetta Neurons of the scoring model, then its other neurons in the layer of the best of them. Only the
     matching corpus is read: its contexts, and the labels made from them.
+
+    Raises
+    ------
+    ValueError
+        If no Rosetta Neuron has anything to do with what the profile calls ``labelled``: any choice would be arbitrary.
     """
     filtering = study.profile.filtering
     contexts = properties.contexts(study, filtering.scorer)
@@ -53,6 +58,12 @@ def neurons(study: Study) -> dict[str, pd.DataFrame]:
 
     rosetta = properties.rosetta_neurons(study, filtering.scorer, filtering.pair)
     ranked_rosetta = ranked(rosetta)
+    if not (ranked_rosetta["target_share"] > 0).any():
+        subsets = ", ".join(sorted(contexts["subset"].astype(str).unique()))
+        raise ValueError(
+            f"filtering.labelled is {filtering.labelled!r}, and no Rosetta Neuron of {filtering.scorer} is labelled so; "
+            f"offline labels know the subsets of the corpus ({subsets}), a chat model's any word"
+        )
     everyone = properties.all_neurons(study, filtering.scorer)
     same_layer = everyone[everyone.get_level_values("layer") == ranked_rosetta["layer"].iloc[0]]
     return {ROSETTA: ranked_rosetta, OTHER: ranked(same_layer.difference(rosetta))}
@@ -216,9 +227,15 @@ def select(pool: pd.DataFrame, score) -> np.ndarray:
 
 
 def recoveries(pool: pd.DataFrame, selected: dict[str, np.ndarray]) -> pd.DataFrame:
-    """How much of the target each selection recovers, over functions and over tokens: a row a filter."""
-    of_pool = pool["is_target"], pool["tokens"]
-    rows = {name: filters.recovery(indices, *of_pool)._asdict() for name, indices in selected.items()}
+    """How much of the target each selection recovers, over functions and over tokens: a row a filter.
+
+    ``f1_low, f1_high`` are the 95% interval of F1 over functions (`filters.f1_interval`).
+    """
+    rows = {}
+    for name, indices in selected.items():
+        interval = filters.f1_interval(indices, pool["is_target"])
+        recovered = filters.recovery(indices, pool["is_target"], pool["tokens"])._asdict()
+        rows[name] = recovered | {"f1_low": interval.low, "f1_high": interval.high}
     return pd.DataFrame(rows).T.rename_axis("filter").reset_index()
 
 
@@ -322,7 +339,7 @@ def _sequences(trained_on: dict[str, pd.DataFrame], length: int) -> int:
 
 
 def table1(recovered: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-    """Table 1: F1 of each filter, and mean perplexity with its 95% interval over the seeds.
+    """Table 1: F1 of each filter with its 95% interval over functions, mean perplexity with its over the seeds.
 
     Parameters
     ----------
@@ -331,7 +348,7 @@ def table1(recovered: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
     runs : DataFrame
         As `perplexities` gives it.
     """
-    f1 = recovered.set_index("filter")[["f1", "token_f1"]]
+    f1 = recovered.set_index("filter")[["f1", "f1_low", "f1_high", "token_f1"]]
     rows = [
         {"filter": name, **f1.reindex([name]).iloc[0].to_dict(), **mean_ci95(group["perplexity"])._asdict()}
         for name, group in runs.groupby("filter", sort=False)
@@ -349,7 +366,7 @@ def beside_the_papers(table: pd.DataFrame) -> pd.DataFrame:
     for row in table.itertuples():
         f1, mean, half = REPORTED[row.filter]
         rows["base model" if row.filter == "base" else row.filter] = {
-            ("measured here", "F1"): "" if np.isnan(row.f1) else f"{row.f1:.2f}",
+            ("measured here", "F1"): "" if np.isnan(row.f1) else f"{row.f1:.2f} [{row.f1_low:.2f}, {row.f1_high:.2f}]",
             ("measured here", "test perplexity"): interval(row.mean, row.high - row.mean, 1),
             ("reported there", "F1"): "" if f1 is None else f"{f1:.2f}",
             ("reported there", "test perplexity"): interval(mean, half, 2),
