@@ -851,3 +851,6 @@ def test_the_address_is_relative_to_the_notebook_that_is_open_or_to_the_batchs_c
     assert viewer.address(page, executed) == "../explorer.html"
     monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "notebooks" / "06.ipynb"))
     assert viewer.address(page, executed) == "../results/micro/explorer.html"
+    monkeypatch.setenv("JPY_SESSION_NAME", str(tmp_path / "06.ipynb"))
+    elsewhere = tmp_path / 'my <b>"results" (1)' / "explorer.html"
+    assert viewer.address(elsewhere, executed) == "my%20%3Cb%3E%22results%22%20%281%29/explorer.html"
