@@ -214,9 +214,38 @@ def edited(folder: Path, name: str, edit) -> Path:
 BATCH = re.search(r"^BATCH\s*:= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
 
 
-def snakemake(results: Path, *arguments: str, python=sys.executable, cwd=ROOT):
-    """Start the batch on the smoke profile, as `make reproduce` does, in a process group of its own."""
-    command = [python, "-m", "snakemake", *arguments, "--cores", "2", "--config", "profile=smoke", f"results={results}"]
+def snakemake(results: Path, *arguments: str, profile="smoke", python=sys.executable, cwd=ROOT):
+    """Start the batch, as `make reproduce` does, in a process group of its own."""
+    config = ["--config", f"profile={profile}", f"results={results}"]
     return subprocess.Popen(
-        [*command, *BATCH], cwd=cwd, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        [python, "-m", "snakemake", *arguments, "--cores", "2", *config, *BATCH],
+        cwd=cwd,
+        start_new_session=True,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A browser
+
+
+#: The last of them leaves it no network, so that what a page asks of others fails at once.
+CHROMIUM = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update",
+            "--disable-sync", "--no-first-run", "--disable-quic", "--host-resolver-rules=MAP * ~NOTFOUND"]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, one for all tests of a file."""
+    from playwright.sync_api import sync_playwright  # most tests have no use for it
+
+    found = (shutil.which(name) for name in ("chromium", "chromium-browser", "google-chrome"))
+    executable = next(filter(None, found), None)
+    if executable is None:
+        pytest.skip("no Chromium here; install chromium (apt-get install chromium) or Google Chrome to run this test")
+    with sync_playwright() as p:
+        started = p.chromium.launch(executable_path=executable, args=CHROMIUM)
+        yield started
+        started.close()

@@ -1,41 +1,53 @@
-"""The batch as a user runs it: whole, and again."""
+"""The batch as a user runs it: whole, and again, on names and texts that nothing may take for its own."""
 
 import re
 from pathlib import Path
 
+import hostile
 import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 from conftest import snakemake
+from nbconvert import HTMLExporter
 from PIL import Image
 from scipy import stats
 
 from rosetta.models.load import ROOT
-from rosetta.profiles import load
+from rosetta.profiles import Profile, load
 from rosetta.report import summary
 from rosetta.studies.matches import Study
 
 FIGURES = [
     "fig23_alignment", "fig03a_scaling", "fig04_untrained", "fig25_topk", "fig26_permuted", "fig33_tokens", "fig05_frontiers",
     "fig27_simulation", "fig06a_polarization", "fig28_polarization", "fig19_fig20_examples", "fig07_firing",
-    "fig29_firing_pythia", "fig30_firing_qwen", "fig31_depth", "fig08_examples", "table1_perplexity",
+    "fig29_firing_pythia", f"fig30_firing_{hostile.NAMES['qwen']}", "fig31_depth", "fig08_examples", "table1_perplexity",
 ]  # fmt: skip
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture(scope="module")
-def smoke_run(tmp_path_factory) -> Path:
-    """The whole smoke profile, run once: the folder of its results."""
+def profile(tmp_path_factory) -> Profile:
+    """The smoke profile with another corpus and other names."""
+    return load(hostile.profile(tmp_path_factory.mktemp("hostile")))
+
+
+@pytest.fixture(scope="module")
+def smoke_run(profile, tmp_path_factory) -> Path:
+    """The whole profile, run once: the folder of its results."""
     results = tmp_path_factory.mktemp("results")
-    process = snakemake(results)
+    process = snakemake(results, profile=profile.path)
     output, _ = process.communicate()
     assert process.returncode == 0, output
-    return results / "smoke"
+    return results / profile.name
 
 
-def test_every_point_of_the_profile_has_its_matches_and_its_notebook(smoke_run):
-    profile = load("smoke")
+def copies(smoke_run: Path, notebook: Path) -> list[Path]:
+    """Where a notebook was executed to: 02 once for each point."""
+    return [*smoke_run.glob(f"notebooks/{notebook.stem}.ipynb"), *smoke_run.glob(f"notebooks/{notebook.stem}/*.ipynb")]
+
+
+def test_every_point_of_the_profile_has_its_matches_and_its_notebook(smoke_run, profile):
     for points in profile.curves.values():
         for point in points:
             assert (smoke_run / "notebooks" / "02_matching" / f"{'+'.join(point)}.ipynb").is_file()
@@ -45,9 +57,8 @@ def test_every_point_of_the_profile_has_its_matches_and_its_notebook(smoke_run):
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_it_runs_in_the_smoke_profile(path, smoke_run):
-    executed = [*smoke_run.glob(f"notebooks/{path.stem}.ipynb"), *smoke_run.glob(f"notebooks/{path.stem}/*.ipynb")]
-    assert executed
-    for copy in executed:
+    assert copies(smoke_run, path)
+    for copy in copies(smoke_run, path):
         cells = [cell for cell in nbformat.read(copy, as_version=4).cells if cell.cell_type == "code"]
         assert all(cell.execution_count for cell in cells if cell.source)
         outputs = [output for cell in cells for output in cell.outputs]
@@ -61,9 +72,8 @@ def test_the_figures_are_there_and_not_blank(smoke_run, name):
     assert pixels.shape[0] > 300 and pixels.std() > 5
 
 
-def test_the_summary_names_the_exponent_of_each_curve(smoke_run):
-    study = Study("smoke", smoke_run.parent)
-    text = summary(study)
+def test_the_summary_names_the_exponent_of_each_curve(smoke_run, profile):
+    text = summary(Study(profile, smoke_run.parent))
     points = pd.read_csv(smoke_run / "tables" / "points.csv")
     for curve, group in points.groupby("curve"):
         if len(group) == 1:
@@ -76,17 +86,72 @@ def test_the_summary_names_the_exponent_of_each_curve(smoke_run):
     assert 0.3 < float(memory[1]) < 8
 
 
-def test_the_oracle_is_exact_and_every_filter_has_its_runs(smoke_run):
+def test_the_oracle_is_exact_and_every_filter_has_its_runs(smoke_run, profile):
     table = pd.read_csv(smoke_run / "tables" / "table1.csv").set_index("filter")
     assert list(table.index) == ["base", "random", "non-Rosetta", "Rosetta", "oracle"]
     assert table.loc["oracle", "f1"] == 1
     runs = pd.read_csv(smoke_run / "tables" / "perplexities.csv")
-    assert runs.groupby("filter")["seed"].nunique().drop("base").eq(len(load("smoke").filtering.seeds)).all()
+    assert runs.groupby("filter")["seed"].nunique().drop("base").eq(len(profile.filtering.seeds)).all()
     assert (smoke_run / "explorer.html").is_file()
 
 
-def test_a_second_run_has_nothing_to_do(smoke_run):
-    process = snakemake(smoke_run.parent, "--dry-run")
+def test_a_second_run_has_nothing_to_do(smoke_run, profile):
+    process = snakemake(smoke_run.parent, "--dry-run", profile=profile.path)
     output, _ = process.communicate()
     assert process.returncode == 0
     assert "02_matching" not in output
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# In a browser
+
+#: What a page made of the texts that it shows. MathJax is not there to run: what it would set is found by its `$`.
+MADE = """() => {
+  const made = {
+    handlers: e => e.getAttributeNames().some(name => name.startsWith("on")),
+    links: e => /^\\s*javascript:/i.test(e.getAttribute("href") ?? e.getAttribute("src") ?? ""),
+    images: e => e.matches("img[src=x]"),
+    mathematics: e => e.closest(".jp-OutputArea-output") && !e.closest("pre, code, script, style, .tex2jax_ignore") &&
+      [...e.childNodes].some(node => node.nodeType === Node.TEXT_NODE && node.data.includes("$")),
+  };
+  const all = [...document.querySelectorAll("*")];
+  const found = Object.entries(made).map(([what, is]) => [what, all.filter(is).map(e => e.outerHTML.slice(0, 300))]);
+  return {ran: window.pwned, ...Object.fromEntries(found)};
+}"""
+
+
+@pytest.fixture
+def shown(browser):
+    """The text that a page shows, of which nothing has become anything but text."""
+    pages = []
+
+    def open_(path: Path) -> str:
+        page = browser.new_page()
+        pages.append(page)
+        dialogs = []
+        page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
+        page.goto(path.as_uri())
+        for frame in page.frames:
+            made = {what: found for what, found in frame.evaluate(MADE).items() if found}
+            assert not made, f"{frame.url}: {made}"
+        assert not dialogs
+        return page.locator("body").inner_text()
+
+    yield open_
+    for page in pages:
+        page.close()
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_no_text_or_name_becomes_more_than_text_in_a_notebook_that_is_shared(path, smoke_run, shown):
+    for copy in copies(smoke_run, path):
+        page, _ = HTMLExporter().from_filename(str(copy))
+        copy.with_suffix(".html").write_text(page, encoding="utf-8")
+        text = shown(copy.with_suffix(".html"))
+        names = {"06": [hostile.CATEGORY, hostile.SUBSET], "07": [hostile.SUBSET, hostile.LANGUAGE]}
+        assert all(name in text for name in names.get(path.stem[:2], []))
+
+
+def test_no_text_or_name_becomes_more_than_text_in_the_explorer(smoke_run, shown):
+    text = shown(smoke_run / "explorer.html")
+    assert hostile.SUBSET in text and hostile.NAMES["qwen-48x3"] in text

@@ -5,7 +5,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from rosetta.plots.style import BLACK, BLUE, COLORS, GREEN, GREY, ORANGE, PURPLE, RED, WIDTH, legend_below
+from rosetta.plots.style import BLACK, BLUE, COLORS, GREEN, GREY, ORANGE, PURPLE, RED, WIDTH, legend_below, plain
 
 FILTERS = {"base": BLACK, "random": GREY, "non-Rosetta": ORANGE, "Rosetta": BLUE, "oracle": GREEN}
 
@@ -61,7 +61,7 @@ def language_mix(mix: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 0.5 * len(mix) + 1.4))
     left = np.zeros(len(mix))
     for index, language in enumerate(mix):
-        axes.barh(mix.index, mix[language], left=left, color=COLORS[index % 6], label=language, height=0.62)
+        axes.barh(mix.index, mix[language], left=left, color=COLORS[index % 6], label=plain(language), height=0.62)
         left += mix[language].to_numpy()
     axes.set(xlabel="share of the selected tokens", xlim=(0, 1))
     axes.invert_yaxis()

@@ -88,7 +88,7 @@ def fig07(table: pd.DataFrame, populations: Sequence[str] = ("Rosetta",)) -> Fig
             bars = {"yerr": error, "error_kw": {"elinewidth": 1}} if error.any() else {}
             axes.bar(at, group["mean"], width=0.92 * width, color=shade, label=f"{neurons:,}", **bars)
         axes.axhline(1, color=BLACK, linestyle="--", linewidth=1.2)
-        axes.set_xticks(range(len(categories)), categories)
+        axes.set_xticks(range(len(categories)), [style.plain(c) for c in categories])
         axes.set(ylabel="normalized firing", title=POPULATIONS[population][2])
         axes.grid(False, axis="x")
     panels[0, 0].set_ylim(0, None)

@@ -87,6 +87,11 @@ def legend_below(figure: Figure, axes: Axes, columns: int = 2, **style) -> Figur
     return figure
 
 
+def plain(text: str) -> str:
+    """Text in which no ``$`` begins mathematics, where Matplotlib would read some."""
+    return text.replace("$", r"\$")
+
+
 def drawable(text: str) -> str:
     """Text on one line, with □ for each character that the monospaced font does not have."""
     font = get_font(findfont("monospace"))

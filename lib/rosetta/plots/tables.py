@@ -1,4 +1,4 @@
-"""The tables of the notebooks: one function, so that no text of a corpus or a profile is ever read as HTML."""
+"""The tables of the notebooks: one function, so that no text of a corpus or a profile is ever read as HTML or TeX."""
 
 import html
 
@@ -15,6 +15,8 @@ def table(
     missing: str = "",
 ) -> Styler:
     """A table as a notebook shows it; cells, index, headers, the index's names and the caption are escaped.
+
+    MathJax leaves it alone, too: a ``$`` is a dollar sign.
 
     Parameters
     ----------
@@ -40,5 +42,6 @@ def table(
     else:
         styler = frame.style.format(formats, **options)
     styler = styler.format_index(escape="html", axis=0).format_index(escape="html", axis=1)
+    styler = styler.set_table_attributes('class="tex2jax_ignore mathjax_ignore"')  # MathJax's older and newer name
     styler = styler.set_caption(html.escape(caption)) if caption else styler
     return styler if index else styler.hide(axis="index")

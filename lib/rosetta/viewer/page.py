@@ -14,6 +14,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
+from urllib.parse import quote
 
 import numpy as np
 
@@ -111,7 +112,8 @@ def address(page: Path, executed: Path) -> str:
     The notebook is the one that is open in Jupyter, which tells its kernel; a batch's lies in the folder `executed`.
     """
     notebook = os.environ.get("JPY_SESSION_NAME")
-    return Path(os.path.relpath(page, Path(notebook).parent if notebook else executed)).as_posix()
+    # Quoted: it ends up in Markdown and in HTML, and a folder may have any name.
+    return quote(Path(os.path.relpath(page, Path(notebook).parent if notebook else executed)).as_posix())
 
 
 def _fill(template: str, **texts: str) -> str:
