@@ -9,7 +9,8 @@ from rosetta import profiles
 from rosetta.laws.theory import optimal_isolation
 from rosetta.models.load import ROOT
 from rosetta.profiles import Profile, ProfileError
-from rosetta.profiles.sections import Section, Settings, Words
+from rosetta.profiles.sections import Settings
+from rosetta.profiles.values import Section, Words
 
 SHIPPED = ("smoke", "micro", "small", "paper")
 

@@ -80,11 +80,11 @@ def test_outliers_are_planted_at_the_same_positions_of_both_sides_and_nowhere_el
     assert moved[0].sum() == 5 and torch.equal(*moved)
     for after, before in ((a_after, a), (b_after, b)):
         added = (after - before)[moved[0]] / before.std(0)
-        torch.testing.assert_close(added.abs(), torch.full_like(added, 30.0), rtol=1e-4, atol=1e-4)
+        assert 15 < added[0].std() < 60 and abs(added[0].mean()) < 20  # normal draws times 30
         torch.testing.assert_close(
             added, added[:1].expand_as(added), rtol=1e-4, atol=1e-3
         )  # one vector for all of them
-    assert participation_ratio(a_after) < 2 < 20 < participation_ratio(a)
+    assert participation_ratio(a_after) < 4 < 20 < participation_ratio(a)
     assert planted(held(a, b), share=1e-9, size=1.0, seed=0)[0][0].ne(a).any(1).sum() == 1
 
 

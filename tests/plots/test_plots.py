@@ -24,6 +24,17 @@ K_POINTS = pd.concat([POINTS[:3], POINTS[:3].assign(k=5, raw=4 * SIZES)])
 SWEEP = pd.DataFrame({
     "tokens": [100, 1_000, 10_000], "count": [5, 8, 9], "overlap": [np.nan, 0.5, 0.9], "jaccard": [np.nan, 0.3, 0.8]
 })  # fmt: skip
+BY_BUDGET = pd.DataFrame({
+    "what": ["aligned", "untrained", "untrained"] * 2, "positions": [100] * 3 + [1_000] * 3,
+    "pairs": [9, 5, 7, 8, 2, 4], "mean": 0.5, "high": [0.9, 0.3, 0.4, 0.9, 0.2, 0.4],
+})  # fmt: skip
+BY_THINNING = pd.DataFrame({
+    "t": [np.nan, 1e-2], "pairs": [9, 8], "strict": [4, 8], "untrained": [3.0, 6.5], "untrained_high": [0.4, 0.2],
+    "permuted_high": [0.1, 0.15],
+})  # fmt: skip
+BY_OUTLIERS = pd.DataFrame(
+    {"aligned": [9, 3], "permuted": [20, 0], "directions_a": [50.0, 2.0], "directions_b": [40.0, 1.5]}
+)
 PREDICTIONS = pd.DataFrame(
     {
         "curve": ["pythia-opt", "opt-qwen"],
@@ -156,6 +167,12 @@ CASES = {
         lambda: plots.fig33(SWEEP),
         {"tokens", "Rosetta Neurons", "overlap with the set before"},
         ["of this set, in the set before", "Jaccard index"],
+    ),
+    "positions": (
+        lambda: plots.positions(BY_BUDGET, BY_THINNING, BY_OUTLIERS),
+        {"positions", "matched pairs", "correlation of a pair", "directions (participation ratio)"},
+        ["trained", "untrained", "trained, mean", "untrained, null quantile",
+         "trained", "trained, above both nulls", "untrained", "trained", "permuted"],
     ),
     "predictions": (
         lambda: plots.predictions(PREDICTIONS),

@@ -250,7 +250,7 @@ def test_nothing_that_is_kept_of_the_neurons_depends_on_the_pool(whole, shuffled
          for part in ("matches", "neurons") for path in (study.folder / part).rglob("*.*")}
         for study in (whole.study, *(study for study, _, _ in shuffled.values()))
     ]  # fmt: skip
-    assert kept[0] == kept[1] == kept[2] and len(kept[0]) == 6
+    assert kept[0] == kept[1] == kept[2] and len(kept[0]) == 8
     assert not any(b"codesearchnet" in content for content in kept[0].values())
 
 

@@ -19,7 +19,8 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from rosetta.models.load import ROOT
-from rosetta.profiles.sections import WHERE, Point, Settings, Theory, refuse, refused
+from rosetta.profiles.sections import Point, Settings, Theory
+from rosetta.profiles.values import WHERE, refuse, refused
 
 
 class ProfileError(ValueError):
