@@ -2,6 +2,7 @@
 
 import bisect
 import functools
+import gc
 import heapq
 import inspect
 import json
@@ -52,15 +53,25 @@ def pytest_configure():
     hypothesis.settings.load_profile("kit")
 
 
+def pytest_collection_finish():
+    # All that was imported stays. The Trainer collects garbage after each run, and would go through it each time.
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # or extension modules would say at the end that it leaks
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """The file with the smoke run goes to one worker, and first, as it takes longest; all other tests one by one."""
+    """All tests go to the workers one by one, but for two files that go whole, and first: one has the smoke run, which
+    takes longest, the other a browser and a thousand neurons to start with."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if file.endswith("end_to_end/test_reproduce.py") else nodeid
+            return file if file.endswith(("end_to_end/test_reproduce.py", "viewer/test_page.py")) else nodeid
 
     return Scheduling(config, log)
 

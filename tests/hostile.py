@@ -29,13 +29,17 @@ LANGUAGE = r"<img src=x onerror=window.pwned=8> $\frac$ {}"
 #: In place of the profile's own names, wherever they stand: the worst that it allows.
 NAMES = {
     "opt-32x2": "onerror", "qwen-48x3": "alert.1_-", "gpt2-32x2": "javascript", "opt": "ü-λ", "qwen": "script",
-    "opt-qwen": "onerror.1", "pythia-gpt2": "σ.-_x",
+    "opt-qwen": "onerror.1", "pythia-opt": "σ.-_x",
 }  # fmt: skip
+#: Every point is a notebook of 15 seconds; two curves of two sizes and a collapsed one are enough to see them all.
+LEFT_OUT = ("pythia-gpt2", "opt-pythia-gpt2")
 
 
 def profile(folder: Path) -> Path:
     """Write corpus, pool and profile to a folder; the path of the last."""
-    content = renamed(yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8")))
+    content = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
+    content["curves"] = {name: points for name, points in content["curves"].items() if name not in LEFT_OUT}
+    content = renamed(content)
     texts = folder / "texts.jsonl"
     texts.write_text("".join(json.dumps(row) + "\n" for row in documents()), encoding="utf-8")
     content["corpus"] = {"kind": "files", "paths": [str(texts)]}
