@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 from conftest import OTHER, PAIR, mutual
+from scipy import stats
 
 from rosetta import plots
 from rosetta.matching.correlation import PearsonAccumulator
@@ -73,10 +74,12 @@ def test_the_sweep_says_how_far_each_set_agrees_with_the_one_before(profile, tmp
         pairs = mutual(accumulator.correlation().numpy())
         assert row.positions == accumulator.positions and abs(row.count - len(pairs)) <= 2
         if before is None:
-            assert np.isnan([row.overlap, row.retained, row.jaccard]).all()
+            assert np.isnan([row.overlap, row.retained, row.jaccard, row.overlap_low, row.overlap_high]).all()
         else:
             # The sweep adds up its batches in other groups, so near ties may fall the other way.
             assert row.overlap == pytest.approx(len(pairs & before) / len(pairs), abs=0.05)
+            held = stats.binomtest(round(row.overlap * row.count), row.count).proportion_ci(0.95, "wilson")
+            assert (row.overlap_low, row.overlap_high) == pytest.approx((held.low, held.high))
             assert row.retained == pytest.approx(len(pairs & before) / len(before), abs=0.05)
             assert row.jaccard == pytest.approx(len(pairs & before) / len(pairs | before), abs=0.05)
         before = pairs

@@ -1,9 +1,9 @@
 """What matching finds where there is nothing to find (4.2, C.3), and counts calibrated on it.
 
 Two nulls: untrained networks (`models.load_untrained`), and trained ones whose positions are permuted against each
-other (`Permuted`). At the paper's scale the permuted count collapses to 20-100. In small models it cannot: of N
-independent similarities about half the neurons have a mutual nearest neighbour by chance (`expected_by_chance`). What
-separates the real pairs there is their correlation, hence the calibrated count.
+other (`Permuted`); `positions` has a third and what all of them hang on. The paper reports 20-100 permuted pairs. In the
+kit's models there are more of them than real ones: of N independent similarities about half the neurons have a mutual nearest
+neighbour by chance (`expected_by_chance`). What separates the real pairs there is their correlation, hence the calibrated count.
 """
 
 from collections.abc import Iterator, Sequence
@@ -117,7 +117,7 @@ def expected_by_chance(n_a: int, n_b: int) -> float:
 
 
 class Interval(NamedTuple):
-    """A mean with its 95% interval."""
+    """A mean or a share with its 95% interval."""
 
     mean: float
     low: float

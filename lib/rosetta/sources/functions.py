@@ -1,7 +1,7 @@
 """Functions with the language they are written in: the pool that data filtering selects from (5.3, Appendix F).
 
-The paper takes CodeSearchNet (`codesearchnet`). The micro profile cuts functions, by the same rules, from the sources
-that the locked Python environment holds (`environment_functions`). The matching corpus is the environment's held-out
+The paper takes CodeSearchNet (`codesearchnet`). The micro profile cuts functions, by rules of its own (`cutters`), from
+the sources that the locked Python environment holds (`environment_functions`). The matching corpus is the environment's held-out
 files; the pool takes only the others, so no neuron is chosen on text that it is then asked to filter.
 """
 

@@ -104,9 +104,9 @@ def token_sweep(study: Study) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``tokens, positions, count`` and ``overlap``: the share of this set's pairs that the set before already held,
-        ``retained``: the share of the set before that is still held, and ``jaccard``; all NaN in the first row. A budget
-        larger than the corpus ends the table with what the corpus holds. Budgets that one segment of text reaches
+        ``tokens, positions, count`` and ``overlap``: the share of this set's pairs that the set before already held, with
+        Wilson's 95% interval (``overlap_low``, ``overlap_high``), ``retained``: the share of the set before that is still
+        held, and ``jaccard``; all NaN in the first row. A budget larger than the corpus ends the table with what the corpus holds. Budgets that one segment of text reaches
         together are one row: they are the same text.
     """
     sweep = study.profile.token_sweep
@@ -145,4 +145,5 @@ def _sweep_row(tokens: int, accumulator: PearsonAccumulator, before: set | None)
     shares = {"overlap": pairs, "retained": before, "jaccard": pairs | (before or set())}
     for share, of in shares.items():
         row[share] = float("nan") if before is None else len(pairs & before) / max(1, len(of))
-    return row, pairs
+    interval = scaling.wilson(len(pairs & before), len(pairs)) if before else nulls.Interval(*3 * [float("nan")])
+    return row | {"overlap_low": interval.low, "overlap_high": interval.high}, pairs
