@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
+from rosetta import profiles
 from rosetta.models.load import ROOT
-from rosetta.studies import table1
+from rosetta.studies import positions, table1
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TOLD = " ".join(README.split())
@@ -77,7 +78,7 @@ def test_every_make_target_is_there(target):
 
 def test_the_exponents_are_those_of_the_published_run():
     for curve, of_curve in published("fits").groupby("curve"):
-        of_curve = of_curve.set_index("count").loc[["raw", "calibrated", "strict"]]
+        of_curve = of_curve.set_index("count").loc[["raw", "calibrated", "strict", "thinned_strict"]]
         cells = [f"{fit.alpha:.2f} [{fit.alpha_low:.2f}–{fit.alpha_high:.2f}]" for fit in of_curve.itertuples()]
         assert " | ".join([f"| {curve}", str(of_curve["points"].iloc[0]), *cells]) in README
 
@@ -200,7 +201,8 @@ def test_what_it_says_of_polarization_is_what_the_published_run_found():
         f"(within layers at {(gaps.layers_low > 0).sum()}; with the final norm's gain folded into W_U the gap at "
         f"{(folded.gap > 0).sum()}, its interval at {(folded.low > 0).sum()})"
     ) in here
-    assert (widening.low > 0).sum() == 1 and "shows in one family of three" in here
+    grows = {0: "no family", 1: "one family", 2: "two families", 3: "three families"}[(widening.low > 0).sum()]
+    assert f"shows in {grows} of three" in here
     others = published("polarization").query("population == 'other'")
     largest = {}
     for family, name in (("pythia", "Pythia"), ("opt", "OPT"), ("qwen", "Qwen")):
@@ -259,6 +261,22 @@ def test_what_it_says_of_the_nulls_is_what_the_published_run_found():
     untrained, trained = pairs["strict_threshold"], points["mean_correlation"]
     assert f"pairs is {untrained.min():.2f} to {untrained.max():.2f}, where the trained pairs have a mean of" in TOLD
     assert f"a mean of {trained.min():.2f} to {trained.max():.2f}; at {exceeds} of {len(pairs)} pairs of models" in TOLD
+
+
+def test_what_it_says_of_thinned_positions_is_what_the_published_run_found():
+    points, fits, thinnings = published("points"), published("fits").set_index("count"), published("thinning")
+    t = profiles.load("micro").positions.t
+    assert positions.rule_for_t(thinnings) == t and f"for t = {t:g}" in TOLD
+    pairs = points[points["models"].str.count(r"\+") == 1]
+    high = pairs["thinned_threshold"]
+    assert f"their 99.9th percentile falls to {high.min():.2f} to {high.max():.2f}" in TOLD
+    kept, cleared = points["thinned"] / points["raw"], points["thinned_strict"] / points["thinned"]
+    assert f"the trained count becomes {kept.min():.0%} to {kept.max():.0%} of what it was" in TOLD
+    assert f"Of that {cleared.min():.0%} to {cleared.max():.0%} lies above both nulls" in TOLD
+    over_all = points["strict"] / points["raw"]
+    assert f"over all positions {over_all.min():.0%} to {over_all.max():.0%}" in TOLD
+    r2 = [fits.loc[count, "r2"] for count in ("thinned_strict", "strict")]
+    assert " against ".join(f"{of.min():.3f} to {of.max():.3f}" for of in r2) in TOLD
 
 
 def test_it_does_not_boast_of_more_bad_inputs_than_are_tried():

@@ -10,8 +10,11 @@ import shutil
 import time
 from pathlib import Path
 
-#: Lines of a log that say nothing of the notebook, and what makes one worth showing.
-CHATTER = ("Kernel is running over TCP", "frozen modules", "PYDEVD_DISABLE_FILE_VALIDATION")
+#: Lines of a log that say nothing of the notebook (a kernel is interrupted before it is ended), and what makes one worth
+#: showing.
+CHATTER = (
+    "Kernel is running over TCP", "frozen modules", "PYDEVD_DISABLE_FILE_VALIDATION", "KeyboardInterrupt caught in kernel",
+)  # fmt: skip
 WARNINGS = ("WARNING", "ERROR", "CRITICAL", "Warning:")
 
 

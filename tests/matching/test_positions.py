@@ -63,13 +63,13 @@ def test_a_shift_is_numpys_roll_of_the_second_side(positions, by):
     assert torch.equal(a_after, a) and torch.equal(b_after, torch.from_numpy(np.roll(b.numpy(), -by, axis=0)))
 
 
-def test_positions_are_selected_by_mask_or_by_number_and_keep_their_names():
+def test_positions_are_selected_by_mask_or_by_slice_and_keep_their_names():
     a, b = random_sides(7)
     mask = np.array([True, False, True, True, False, False, True])
-    for rows in (mask, np.flatnonzero(mask)):
+    for rows, numbers in ((mask, [0, 2, 3, 6]), (slice(4), [0, 1, 2, 3])):
         batches = selected(held(a, b), rows)
         ((a_after, b_after),) = batches
-        assert torch.equal(a_after, a[[0, 2, 3, 6]]) and torch.equal(b_after, b[[0, 2, 3, 6]])
+        assert torch.equal(a_after, a[numbers]) and torch.equal(b_after, b[numbers])
         assert batches.names == ("a", "b") and batches.layers == ([4], [4])
 
 

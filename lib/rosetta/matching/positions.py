@@ -60,11 +60,11 @@ def span_texts(piece: Segment) -> list[bytes]:
 # Of batches in memory
 
 
-def selected(batches: HeldBatches, rows: np.ndarray) -> HeldBatches:
-    """Batches of some positions only: bool [positions], or their numbers in order."""
-    rows = torch.from_numpy(np.flatnonzero(rows) if rows.dtype == bool else rows)
+def selected(batches: HeldBatches, rows: np.ndarray | slice) -> HeldBatches:
+    """Batches of some positions only: bool [positions], or a slice, which copies nothing."""
+    rows = torch.from_numpy(rows) if isinstance(rows, np.ndarray) else rows
     a, b = _sides(batches)
-    return _held(a[rows.to(a.device)], b[rows.to(b.device)], batches)
+    return _held(a[rows], b[rows], batches)
 
 
 def shifted(batches: HeldBatches, by: int) -> HeldBatches:
@@ -118,7 +118,7 @@ def participation_ratio(acts: torch.Tensor) -> float:
 
 
 def _sides(batches: HeldBatches) -> tuple[torch.Tensor, torch.Tensor]:
-    a, b = (torch.cat(side) for side in zip(*batches, strict=True))
+    a, b = (side[0] if len(side) == 1 else torch.cat(side) for side in zip(*batches, strict=True))
     return a, b
 
 

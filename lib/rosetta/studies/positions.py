@@ -4,7 +4,6 @@ The positions are the first of the profile's text, as many as its largest budget
 """
 
 from collections.abc import Callable
-from functools import lru_cache
 from math import floor, log10
 
 import numpy as np
@@ -32,24 +31,29 @@ def by_budget(study: Study) -> pd.DataFrame:
     """
     budgets, seeds = sorted(study.profile.positions.budgets), study.profile.nulls
 
-    def draws(rows: np.ndarray):
-        aligned = positions.selected(_held(study), rows)
-        yield "aligned", 0, aligned
-        for seed in seeds.untrained_seeds:
-            yield "untrained", seed, positions.selected(_held(study, seed), rows)
-        for seed in seeds.permutation_seeds:
-            yield "permuted", seed, nulls.Permuted(aligned, seed)
+    def draws(seed: int | None, batches: HeldBatches):
+        """What is matched over these positions of one network, or of the trained one (None)."""
+        if seed is not None:
+            yield "untrained", seed, batches
+            return
+        yield "aligned", 0, batches
+        for permutation in seeds.permutation_seeds:
+            yield "permuted", permutation, nulls.Permuted(batches, permutation)
         parts = len(seeds.permutation_seeds) + 1
-        for by in (len(rows) * part // parts for part in range(1, parts)):
-            yield "shifted", by, positions.shifted(aligned, by)
+        for by in (len(batches[0][0]) * part // parts for part in range(1, parts)):
+            yield "shifted", by, positions.shifted(batches, by)
 
     def measure() -> pd.DataFrame:
-        available = len(_held(study)[0][0])
-        found = [
-            {"what": what, "draw": draw, **_facts(study, _match(study, batches))}
-            for budget in dict.fromkeys(min(budget, available) for budget in budgets)
-            for what, draw, batches in draws(np.arange(budget))
-        ]
+        found = []
+        for seed in (None, *seeds.untrained_seeds):
+            batches = _held(study, seed)
+            available = len(batches[0][0])
+            for budget in dict.fromkeys(min(budget, available) for budget in budgets):
+                first = positions.selected(batches, slice(budget))
+                found += [
+                    {"what": what, "draw": draw, **_facts(study, _match(study, drawn))}
+                    for what, draw, drawn in draws(seed, first)
+                ]
         return pd.DataFrame(found)
 
     return _kept(study, "by_budget", {"budgets": budgets}, measure)
@@ -69,26 +73,36 @@ def by_thinning(study: Study) -> pd.DataFrame:
     shown, seeds = sorted(study.profile.positions.shown, reverse=True), study.profile.nulls
     pair, seed = study.profile.positions.pair, study.profile.seed
 
-    def row(t: float | None, kept: np.ndarray) -> dict:
-        aligned = positions.selected(_held(study), kept)
-        pairs = _match(study, aligned)
-        untrained = [_match(study, positions.selected(_held(study, one), kept)) for one in seeds.untrained_seeds]
-        permuted = [_match(study, nulls.Permuted(aligned, one)) for one in seeds.permutation_seeds]
-        high = [nulls.threshold(tables, seeds.quantile) for tables in (untrained, permuted)]
-        return {
-            "t": t, "positions": int(kept.sum()), "pairs": len(pairs), "strict": len(nulls.calibrated(pairs, max(high))),
-            "mean": pairs["correlation"].mean(), "untrained": np.mean([len(table) for table in untrained]),
-            "untrained_high": high[0], "permuted_high": high[1],
-        }  # fmt: skip
-
     def measure() -> pd.DataFrame:
-        available = len(_held(study)[0][0])
-        thinned = {t: positions.thinning(study.batches(pair).pieces, t, seed)[:available] for t in shown}
-        table = pd.DataFrame([row(t, kept) for t, kept in ({None: np.ones(available, bool)} | thinned).items()])
+        trained = _held(study)
+        available = len(trained[0][0])
+        kept = {None: np.ones(available, bool)}
+        kept |= {t: positions.thinning(study.batches(pair).pieces, t, seed)[:available] for t in shown}
+        aligned, permuted = {}, {}
+        for t, rows in kept.items():
+            some = positions.selected(trained, rows)
+            aligned[t] = _match(study, some)
+            permuted[t] = [_match(study, nulls.Permuted(some, one)) for one in seeds.permutation_seeds]
+        del trained, some  # one network at a time
+        untrained = {t: [] for t in kept}
+        for one in seeds.untrained_seeds:
+            batches = _held(study, one)
+            for t, rows in kept.items():
+                untrained[t].append(_match(study, positions.selected(batches, rows)))
+        table = pd.DataFrame([_thinned(t, aligned[t], untrained[t], permuted[t], seeds.quantile) for t in kept])
         fewer = available / table["positions"]
         return table.assign(permuted_scaled=table["permuted_high"][0] * fewer**0.5)
 
     return _kept(study, "by_thinning", {"shown": shown}, measure)
+
+
+def _thinned(t: float | None, aligned: pd.DataFrame, untrained: list, permuted: list, quantile: float) -> dict:
+    high = [nulls.threshold(tables, quantile) for tables in (untrained, permuted)]
+    return {
+        "t": t, "positions": aligned.attrs["positions"], "pairs": len(aligned),
+        "strict": len(nulls.calibrated(aligned, max(high))), "mean": aligned["correlation"].mean(),
+        "untrained": np.mean([len(table) for table in untrained]), "untrained_high": high[0], "permuted_high": high[1],
+    }  # fmt: skip
 
 
 def rule_for_t(thinnings: pd.DataFrame) -> float:
@@ -113,8 +127,8 @@ def by_outliers(study: Study) -> pd.DataFrame:
     """
     planted, seed = study.profile.positions.planted, study.profile.nulls.permutation_seeds[0]
 
-    def row(share: float, size: float) -> dict:
-        batches = positions.planted(_held(study), share, size, study.profile.seed) if size else _held(study)
+    def row(trained: HeldBatches, share: float, size: float) -> dict:
+        batches = positions.planted(trained, share, size, study.profile.seed) if size else trained
         ((a, b),) = batches
         return {
             "share": share, "size": size, "aligned": len(_match(study, batches)),
@@ -123,8 +137,9 @@ def by_outliers(study: Study) -> pd.DataFrame:
         }  # fmt: skip
 
     def measure() -> pd.DataFrame:
+        trained = _held(study)
         settings = [(share, size) for share in planted.shares for size in planted.sizes]
-        return pd.DataFrame([row(share, size) for share, size in [(0, 0), *settings]])
+        return pd.DataFrame([row(trained, share, size) for share, size in [(0, 0), *settings]])
 
     return _kept(study, "by_outliers", planted.model_dump(), measure)
 
@@ -146,7 +161,6 @@ def _kept(study: Study, name: str, parameters: dict, measure: Callable[[], pd.Da
     return keep(study.folder / "positions" / f"{name}.parquet", study.parameters(settings.pair) | parameters, measure)
 
 
-@lru_cache(maxsize=8)
 def _held(study: Study, untrained_seed: int | None = None) -> HeldBatches:
     """The pair's activations over the positions of the section, as one batch."""
     most, parts, held = max(study.profile.positions.budgets), [], 0
