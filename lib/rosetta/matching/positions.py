@@ -110,9 +110,9 @@ def participation_ratio(acts: torch.Tensor) -> float:
 
     Neurons that never change have no part in it.
     """
-    acts = acts.double()
-    acts = acts[:, (acts != acts[0]).any(0)]
-    acts = ((acts - acts.mean(0)) / acts.std(0, correction=0)).float()
+    acts = acts[:, (acts != acts[0]).any(0)].float()
+    acts -= acts.mean(0, dtype=torch.float64).float()
+    acts /= acts.square().mean(0, dtype=torch.float64).sqrt().float()
     correlation = acts.T @ acts / len(acts)
     return float(correlation.trace().square() / correlation.square().sum())
 

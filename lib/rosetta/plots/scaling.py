@@ -10,6 +10,11 @@ from rosetta.plots import style
 from rosetta.plots.style import BLUE, COLORS, GREEN, GREY, MARKERS, RED, WIDTH, label, legend_below
 
 SIZE = "neurons (mean of the matched models)"
+#: What a figure says of a count beside "Rosetta Neurons".
+COUNTED = {
+    "raw": [], "calibrated": ["calibrated"], "strict": ["strict"], "thinned": ["thinned"],
+    "thinned_strict": ["strict", "thinned"],
+}  # fmt: skip
 
 
 def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
@@ -19,15 +24,16 @@ def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
     ----------
     points : DataFrame
         As `counts.points` gives it.
-    count : {"raw", "calibrated", "strict"}
-        All pairs, those above the permuted null, or those above both nulls.
+    count : {"raw", "calibrated", "strict", "thinned", "thinned_strict"}
+        All pairs, those above the permuted null, or those above both nulls; and all, and those above both nulls, over thinned
+        positions.
     """
     figure, axes = plt.subplots()
     for index, (curve, group) in enumerate(points.groupby("curve", sort=False)):
         fit = style.fit_line(axes, group["neurons"], group[count], COLORS[index % 6])
         exponent = rf", $\alpha$ = {fit.alpha:.2f}, $R^2$ = {fit.r2:.3f}" if fit else ""
         style.draw_curve(axes, group["neurons"], group[count], index, label(curve) + exponent)
-    style.log_axes(axes, SIZE, "Rosetta Neurons" if count == "raw" else f"Rosetta Neurons, {count}")
+    style.log_axes(axes, SIZE, ", ".join(["Rosetta Neurons", *COUNTED[count]]))
     return legend_below(figure, axes)
 
 

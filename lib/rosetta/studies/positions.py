@@ -38,7 +38,7 @@ def by_budget(study: Study) -> pd.DataFrame:
             return
         yield "aligned", 0, batches
         for permutation in seeds.permutation_seeds:
-            yield "permuted", permutation, nulls.Permuted(batches, permutation)
+            yield "permuted", permutation, _permuted(batches, permutation)
         parts = len(seeds.permutation_seeds) + 1
         for by in (len(batches[0][0]) * part // parts for part in range(1, parts)):
             yield "shifted", by, positions.shifted(batches, by)
@@ -82,7 +82,7 @@ def by_thinning(study: Study) -> pd.DataFrame:
         for t, rows in kept.items():
             some = positions.selected(trained, rows)
             aligned[t] = _match(study, some)
-            permuted[t] = [_match(study, nulls.Permuted(some, one)) for one in seeds.permutation_seeds]
+            permuted[t] = [_match(study, _permuted(some, one)) for one in seeds.permutation_seeds]
         del trained, some  # one network at a time
         untrained = {t: [] for t in kept}
         for one in seeds.untrained_seeds:
@@ -132,7 +132,7 @@ def by_outliers(study: Study) -> pd.DataFrame:
         ((a, b),) = batches
         return {
             "share": share, "size": size, "aligned": len(_match(study, batches)),
-            "permuted": len(_match(study, nulls.Permuted(batches, seed))),
+            "permuted": len(_match(study, _permuted(batches, seed))),
             "directions_a": positions.participation_ratio(a), "directions_b": positions.participation_ratio(b),
         }  # fmt: skip
 
@@ -142,6 +142,10 @@ def by_outliers(study: Study) -> pd.DataFrame:
         return pd.DataFrame([row(trained, share, size) for share, size in [(0, 0), *settings]])
 
     return _kept(study, "by_outliers", planted.model_dump(), measure)
+
+
+def _permuted(batches: HeldBatches, seed: int) -> nulls.Permuted:
+    return nulls.Permuted(batches, seed, pool_batches=1)  # there is but one
 
 
 def _match(study: Study, batches) -> pd.DataFrame:
