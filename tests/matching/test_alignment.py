@@ -31,7 +31,22 @@ characters = st.one_of(
     st.sampled_from("  \t\r\n\x00\x7f\u0301\u0323\u200d\ufe0f👩🏽🇫🇷漢字かな한글éßİ0123456789"),
 )
 words = st.sampled_from(
-    ["def ", "return", " the", "    ", "heap", "self.", "\n\n", "Ångström", "👩‍👩‍👧", "e\u0301", "'ll", "12345"]
+    [
+        "def ",
+        "return",
+        " the",
+        "    ",
+        "heap",
+        "self.",
+        "\n\n",
+        "Ångström",
+        "👩‍👩‍👧",
+        "e\u0301",
+        "'ll",
+        "12345",
+        "</s>",
+        "<|endoftext|>",
+    ]
 )
 any_text = st.lists(st.one_of(st.text(characters, max_size=6), words), max_size=12).map("".join).map(normalize)
 
@@ -62,7 +77,7 @@ def test_tokens_of_any_text_are_consecutive_ranges_that_cover_its_bytes(tokenize
     assert (spans[1:, 0] == spans[:-1, 1]).all() and (spans[:, 0] <= spans[:, 1]).all()
     # The tokenizer's own account, in characters: whole ones even of a token that is only a part of one.
     byte_of = np.cumsum([0, *(len(c.encode()) for c in text)])
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    encoded = tokenizer(text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True)
     assert ids == encoded["input_ids"]
     offsets = byte_of[np.array(encoded["offset_mapping"])]
     assert (offsets[:, 0] <= spans[:, 0]).all() and (spans[:, 1] <= offsets[:, 1]).all()

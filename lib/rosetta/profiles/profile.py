@@ -70,8 +70,8 @@ class Profile(Settings):
 
     @property
     def example(self) -> tuple[str, str]:
-        """The pair that stands for all where one is shown: the token sweep's, as in Figure 33."""
-        return self.token_sweep.pair
+        """The pair that stands for all where one is shown: that of the section on positions."""
+        return self.positions.pair
 
     def family_points(self, family: str) -> list[tuple[str, tuple[str, ...]]]:
         """(model, pair) along the curve that defines a family's Rosetta Neurons: what Figures 6, 7 and 28 to 31 go by."""
