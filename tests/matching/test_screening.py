@@ -264,3 +264,9 @@ def test_batches_that_change_between_readings_are_refused(data):
 def test_one_position_is_refused():
     with pytest.raises(ValueError, match="at least 2 positions"):
         screening.screen_and_verify([(torch.ones(1, 3), torch.ones(1, 2))])
+
+
+@pytest.mark.parametrize("n", [3999, 4001])
+def test_keys_for_other_positions_are_refused(n):
+    with pytest.raises(ValueError, match="keys are"):
+        match_batches(cut(*normal()), method="sketch", keys=np.arange(n))

@@ -105,6 +105,8 @@ def screen_and_verify(
     sketch = PairSketch(n_a, n_b, rows, seed, device=device)
     for a, b in batches:
         sketch.update(a, b, None if keys is None else keys[sketch.positions : sketch.positions + len(a)])
+    if keys is not None and len(keys) != sketch.positions:
+        raise ValueError(f"keys are for {len(keys)} positions; the batches hold {sketch.positions}")
     sides, sample = _screen(sketch, k, candidates, errors, min(TILE_BYTES, memory_bytes - needed // 2))
     facts = {"method": "sketch", "rows": int(rows), "candidates": int(candidates), "errors": errors}
     a, b = sides
@@ -125,21 +127,7 @@ def screen_and_verify(
     rectangles += _rows_and_columns([a.odd, b.odd], [np.zeros(n_a, bool), np.zeros(n_b, bool)], sides)
     deviation = _verify(sides, sample, rectangles, known, chosen)
     certified = [_certified(side, known.best(i).values[:, -1], errors * deviation) for i, side in enumerate(sides)]
-    # A neuron that is neither certified nor weak has neighbours that turned out closer than their estimates said.
-    settled = [side.odd.copy() for side in sides]
-    todo = [~(yes | side.weak | side.odd) & side.alive for yes, side in zip(certified, sides, strict=True)]
-    while True:
-        best = known.best(0), known.best(1)
-        pairs, _, _ = mutual_pairs(*best)
-        for side in (0, 1):
-            todo[side][pairs[:, side]] = True
-            todo[side] &= ~(certified[side] | settled[side])
-        if not (todo[0].any() or todo[1].any()):
-            break
-        chosen.read(_rows_and_columns(todo, settled, sides), known)
-        settled = [before | now for before, now in zip(settled, todo, strict=True)]
-        todo = [np.zeros_like(now) for now in todo]
-
+    best, settled = _settle(sides, certified, known, chosen)
     best = with_equals(best, [side.same for side in sides], k)
     shares = [float(yes.sum() / max(1, side.alive.sum())) for yes, side in zip(certified, sides, strict=True)]
     facts |= {"certified_a": shares[0], "certified_b": shares[1]}
@@ -283,6 +271,27 @@ def _verify(
     off = fisher(sample.estimate) - fisher(exact[np.searchsorted(both, drawn)])
     measured = float(np.sqrt(np.mean(off**2))) if len(off) else 0.0
     return max(_deviation(chosen.sketch.rows), measured)
+
+
+def _settle(sides: list[_Screened], certified: list[np.ndarray], known: Known, chosen: Chosen):
+    """Further readings, mostly one: exact rows of neurons that are in a pair and not certified, until there are none.
+
+    Gives the neighbours of both sides, and whose rows have been done exactly.
+    """
+    settled = [side.odd.copy() for side in sides]
+    # Those neither certified nor weak have neighbours that turned out closer than their estimates said.
+    todo = [~(yes | side.weak | side.odd) & side.alive for yes, side in zip(certified, sides, strict=True)]
+    while True:
+        best = known.best(0), known.best(1)
+        pairs, _, _ = mutual_pairs(*best)
+        for side in (0, 1):
+            todo[side][pairs[:, side]] = True
+            todo[side] &= ~(certified[side] | settled[side])
+        if not (todo[0].any() or todo[1].any()):
+            return best, settled
+        chosen.read(_rows_and_columns(todo, settled, sides), known)
+        settled = [before | now for before, now in zip(settled, todo, strict=True)]
+        todo = [np.zeros_like(now) for now in todo]
 
 
 def _certified(side: _Screened, kth: np.ndarray, allowed: float) -> np.ndarray:
