@@ -1,61 +1,166 @@
-"""Screening by sketches finds what all correlations find, and refuses what it cannot do."""
+"""Sketches estimate correlations within their law, add up, and say what made them."""
 
 from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from rosetta.matching.mutual import match_batches
-from rosetta.matching.sketch import screen_and_verify
+from rosetta.matching.sketch import PairSketch, signs_and_buckets
 
-
-def models_that_share_features(positions=3000, n_a=60, n_b=50, shared=30, seed=0):
-    """Neurons that read a common feature under noise of their own, over uneven batches with large means."""
-    rng = torch.Generator().manual_seed(seed)
-    features = torch.randn(positions, shared, generator=rng)
-    a = torch.randn(positions, n_a, generator=rng)
-    b = torch.randn(positions, n_b, generator=rng)
-    a[:, :shared] += 2 * features
-    b[:, :shared] += 2 * features
-    a[:, -1], b[:, 0] = 7.0, -1.0  # dead
-    cuts = (0, 10, 1000, 1001, positions)
-    return [(100 + a[i:j], b[i:j] - 30) for i, j in pairwise(cuts)]
+N_A, N_B, POSITIONS = 9, 7, 400
 
 
-@pytest.mark.parametrize("k", [1, 3])
-def test_the_pairs_of_shared_features_are_those_that_all_correlations_give(k):
-    batches = models_that_share_features()
-    a, b = (torch.cat(side).double().numpy() for side in zip(*batches, strict=True))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        r = np.corrcoef(a.T, b.T)[: a.shape[1], a.shape[1] :]
-    table = match_batches(batches, k, "sketch", buckets=512, candidates=20)
-    for row in table.itertuples():
-        assert row.correlation == pytest.approx(r[row.unit_a, row.unit_b], abs=1e-5)
-    strong = {(u, v) for u, v in zip(*np.nonzero(np.nan_to_num(r) > 0.5), strict=True)}
-    found = {(row.unit_a, row.unit_b) for row in table[(table.rank_a == 1) & (table.rank_b == 1)].itertuples()}
-    assert strong and strong <= found
-    assert (table.attrs["dead_a"], table.attrs["dead_b"]) == (1, 1)
+def activations(seed=0):
+    """Correlated neurons with means and scales of their own; A's last is dead, and its first two are equal."""
+    rng = np.random.default_rng(seed)
+    latent = rng.standard_normal((POSITIONS, 3))
+    a = latent @ rng.standard_normal((3, N_A)) + rng.standard_normal((POSITIONS, N_A))
+    b = latent @ rng.standard_normal((3, N_B)) + rng.standard_normal((POSITIONS, N_B))
+    a, b = 5 + a * 10.0 ** rng.integers(-3, 3, N_A), np.maximum(b, 0) - 40
+    a[:, -1], a[:, 1] = 0.5, a[:, 0]
+    return torch.from_numpy(a).float(), torch.from_numpy(b).float()
 
 
-def test_with_every_neuron_a_candidate_nothing_can_be_missed():
-    batches = models_that_share_features(positions=400)
-    exact = match_batches(batches, 2)
-    sketched = match_batches(batches, 2, "sketch", buckets=16, candidates=60)
-    columns = ["unit_a", "unit_b", "rank_a", "rank_b"]
-    assert sorted(map(tuple, exact[columns].to_numpy())) == sorted(map(tuple, sketched[columns].to_numpy()))
+def sketch_of(a, b, cuts=(), rows=64, seed=0, keys=None, start=0):
+    sketch = PairSketch(N_A, N_B, rows, seed, start)
+    for i, j in pairwise((0, *sorted(cuts), len(a))):
+        sketch.update(a[i:j], b[i:j], None if keys is None else keys[i:j])
+    return sketch
 
 
-def test_fewer_candidates_than_neighbours_are_refused():
-    with pytest.raises(ValueError, match="candidates is 2"):
-        screen_and_verify(models_that_share_features(100), k=3, candidates=2)
+def estimates(sketch):
+    a, b = sketch.estimators()
+    return a.unit.T @ b.unit
 
 
-def test_batches_that_can_be_read_once_are_refused():
-    with pytest.raises(ValueError, match="twice"):
-        screen_and_verify(iter(models_that_share_features(100)))
+def test_an_estimate_is_the_cosine_of_the_signed_sums_of_centred_activations():
+    a, b = activations()
+    signs = signs_and_buckets(np.arange(POSITIONS), 64, seed=0).to_dense().double().numpy()
+    assert np.abs(signs).sum(0).tolist() == [1.0] * POSITIONS
+    with np.errstate(invalid="ignore"):
+        x, y = (signs @ (side - side.mean(0)) for side in (a.double().numpy(), b.double().numpy()))
+        expected = (x / np.linalg.norm(x, axis=0)).T @ (y / np.linalg.norm(y, axis=0))
+    got = estimates(sketch_of(a, b))
+    np.testing.assert_allclose(got[:-1], expected[:-1], atol=1e-5)
+    assert (got[-1] == 0).all() and torch.equal(got[0], got[1])
 
 
-def test_no_positions_are_refused():
+def test_estimates_are_off_by_as_much_as_their_law_says():
+    a, b = activations()
+    r = np.corrcoef(a[:, :-1].double().T, b.double().T)[: N_A - 1, N_A - 1 :]
+    off = [np.arctanh(estimates(sketch_of(a, b, seed=seed))[:-1].numpy()) - np.arctanh(r) for seed in range(100)]
+    off = np.stack(off) * np.sqrt(64 - 3)
+    # The variance is that of pairs of positions in one bucket, POSITIONS - 1 others for each.
+    assert 0.85 < off.std() < 1.1 and np.abs(off.mean(0)).max() < 0.6
+
+
+@given(cuts=st.lists(st.integers(0, POSITIONS), max_size=6), seed=st.integers(0, 5))
+@settings(max_examples=40)
+def test_batches_of_any_size_give_the_same_sketch(cuts, seed):
+    a, b = activations(seed)
+    whole, cut = sketch_of(a, b), sketch_of(a, b, cuts)
+    torch.testing.assert_close(estimates(cut), estimates(whole), atol=2e-5, rtol=0)
+    for one, other in zip(cut.estimators(), whole.estimators(), strict=True):
+        torch.testing.assert_close(one.length, other.length, atol=1e-4, rtol=1e-4, equal_nan=True)
+
+
+@given(cuts=st.lists(st.integers(0, POSITIONS), max_size=4), order=st.randoms(use_true_random=False))
+@settings(max_examples=40)
+def test_sketches_of_parts_add_up_in_any_order(cuts, order):
+    a, b = activations()
+    edges = list(pairwise((0, *sorted(cuts), POSITIONS)))
+    parts = [sketch_of(a[i:j], b[i:j], start=i) for i, j in edges]
+    order.shuffle(parts)
+    joined = PairSketch(N_A, N_B, 64)
+    for part in parts:
+        joined.join(part)
+    assert joined.positions == POSITIONS
+    torch.testing.assert_close(estimates(joined), estimates(sketch_of(a, b)), atol=2e-5, rtol=0)
+
+
+def test_joining_leaves_the_other_as_it_is():
+    a, b = activations()
+    other, joined = sketch_of(a[:200], b[:200]), PairSketch(N_A, N_B, 64)
+    before = estimates(other)
+    joined.join(other)
+    joined.update(a[200:], b[200:])
+    torch.testing.assert_close(estimates(other), before, atol=0, rtol=0)
+    torch.testing.assert_close(estimates(joined), estimates(sketch_of(a, b)), atol=2e-5, rtol=0)
+
+
+def test_keys_and_not_the_order_of_positions_decide_on_signs_and_buckets():
+    a, b = activations()
+    keys = np.random.default_rng(0).integers(-(2**63), 2**63 - 1, POSITIONS)
+    turned = np.arange(POSITIONS)[::-1].copy()
+    here, there = sketch_of(a, b, keys=keys), sketch_of(a[turned], b[turned], keys=keys[turned])
+    torch.testing.assert_close(estimates(there), estimates(here), atol=2e-5, rtol=0)
+    assert not torch.allclose(estimates(sketch_of(a, b)), estimates(here), atol=1e-3)
+    assert not torch.allclose(estimates(sketch_of(a, b, seed=1)), estimates(sketch_of(a, b)), atol=1e-3)
+
+
+def test_neighbouring_keys_fall_into_buckets_as_if_at_random():
+    signs = signs_and_buckets(np.arange(64_000), 64, seed=3).to_dense()
+    in_bucket = signs.abs().sum(1)
+    assert ((in_bucket - 1000) ** 2 / 1000).sum() < 110  # chi-squared of 63 degrees: once in ten thousand above
+    assert signs.sum().abs() < 4 * 253 and (signs.sum(1) / 1000**0.5).square().mean() < 1.8
+    row = signs.abs().argmax(0)
+    assert abs((row[1:] == row[:-1]).float().mean() - 1 / 64) < 0.002
+
+
+def test_a_saved_sketch_comes_back_and_can_go_on(tmp_path):
+    a, b = activations()
+    sketch_of(a[:300], b[:300], rows=32, seed=2).save(tmp_path / "part.safetensors")
+    back = PairSketch.load(tmp_path / "part.safetensors", rows=32, seed=2, n_a=N_A, positions=300)
+    back.update(a[300:], b[300:])
+    torch.testing.assert_close(estimates(back), estimates(sketch_of(a, b, rows=32, seed=2)), atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "named"), [({"rows": 64}, "rows 32, .* 64"), ({"seed": 0}, "seed 2"), ({"n_b": 8}, "n_b 7")]
+)
+def test_a_sketch_made_with_other_parameters_is_refused_by_name(tmp_path, wrong, named):
+    a, b = activations()
+    sketch = sketch_of(a, b, rows=32, seed=2)
+    sketch.save(tmp_path / "one")
+    with pytest.raises(ValueError, match=named):
+        PairSketch.load(tmp_path / "one", **wrong)
+    made = {"n_a": N_A, "n_b": N_B, "rows": 32, "seed": 2} | wrong
+    with pytest.raises(ValueError, match=named):
+        sketch.join(PairSketch(**made))
+
+
+def test_a_file_that_is_cut_short_or_something_else_is_refused(tmp_path):
+    a, b = activations()
+    path = tmp_path / "one"
+    sketch_of(a, b).save(path)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(ValueError, match="one cannot be read as a sketch"):
+        PairSketch.load(path)
+    from safetensors.torch import save_file
+
+    save_file({"ones": torch.ones(3)}, path)
+    with pytest.raises(ValueError, match="no sketch"):
+        PairSketch.load(path)
+
+
+def test_what_cannot_be_sketched_is_refused():
+    a, b = activations()
+    for size in ({"n_a": 0}, {"rows": 0}, {"rows": 1.5}):
+        with pytest.raises(ValueError, match="at least 1"):
+            PairSketch(**{"n_a": 1, "n_b": 1, "rows": 1} | size)
+    sketch = PairSketch(N_A, N_B, 8)
+    with pytest.raises(ValueError, match="no sketch to save"):
+        sketch.save("nowhere")
     with pytest.raises(ValueError, match="at least 2 positions"):
-        screen_and_verify([(torch.ones(1, 3), torch.ones(1, 2))])
+        sketch.estimators()
+    with pytest.raises(ValueError, match="expected"):
+        sketch.update(b, a)
+    for keys in (np.arange(3), np.zeros(POSITIONS)):
+        with pytest.raises(ValueError, match="keys are"):
+            sketch.update(a, b, keys)
+    a[5, 2] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinity in the activations of neuron 2"):
+        sketch.update(a, b)

@@ -42,15 +42,7 @@ class PearsonAccumulator:
         ValueError
             If the shapes do not fit, or on NaN or infinity.
         """
-        n_a, n_b = self.cross.shape
-        for name, side in (("a", a), ("b", b)):
-            if not isinstance(side, torch.Tensor) or side.is_complex():
-                raise ValueError(
-                    f"{name} is {type(side).__name__}, {getattr(side, 'dtype', '')}; it must be a real tensor"
-                )
-        if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or (a.shape[1], b.shape[1]) != (n_a, n_b):
-            expected = f"[T, {n_a}] and [T, {n_b}] with the same T"
-            raise ValueError(f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected {expected}")
+        check_batch(a, b, *self.cross.shape)
         if not len(a):
             return
         a, moved_a = self.a.centre(a, self.positions)
@@ -97,6 +89,16 @@ class PearsonAccumulator:
     def dead(self) -> tuple[int, int]:
         """How many neurons of A and of B never changed."""
         return int((~self.a.changed).sum()), int((~self.b.changed).sum())
+
+
+def check_batch(a: torch.Tensor, b: torch.Tensor, n_a: int, n_b: int) -> None:
+    """ValueError unless a is a real tensor [T, n_a] and b one [T, n_b]."""
+    for name, side in (("a", a), ("b", b)):
+        if not isinstance(side, torch.Tensor) or side.is_complex():
+            raise ValueError(f"{name} is {type(side).__name__}, {getattr(side, 'dtype', '')}; it must be a real tensor")
+    if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or (a.shape[1], b.shape[1]) != (n_a, n_b):
+        expected = f"[T, {n_a}] and [T, {n_b}] with the same T"
+        raise ValueError(f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected {expected}")
 
 
 def joined_weight(before: int, now: int) -> float:
