@@ -23,6 +23,28 @@ class BadActivations(ValueError):
     """NaN or infinity among the activations of a layer."""
 
 
+#: What a forward pass holds at its peak beside the activations that are kept, in layers of them.
+LAYERS_BESIDE = 8
+
+
+def peak_bytes(tokens: int, layers: list[int], size: int) -> int:
+    """Bytes of memory that reading a batch takes at its peak, the model itself aside; a bound, measured in benchmarks/reading.py.
+
+    The activations that are kept, and `LAYERS_BESIDE` times the widest layer: what the model computes there, and what is
+    pooled of it (six were seen, of each of four architectures). From six layers on that is at most 5 bytes per token and
+    neuron in bfloat16.
+
+    Parameters
+    ----------
+    tokens : int
+    layers : list of int
+        Neurons of each layer.
+    size : int
+        Bytes of a number in the model's precision.
+    """
+    return tokens * size * (sum(layers) + LAYERS_BESIDE * max(layers))
+
+
 @contextmanager
 def capture(
     mlps: list[Mlp], take: Callable[[int, torch.Tensor], None] | None = None
