@@ -53,6 +53,7 @@ zoo: env  ## train the embedded models again (hours; resumes where it was stoppe
 
 bench: env  ## speed and memory of every stage, for the largest pair of the zoo
 	$(BIN)/python benchmarks/pipeline.py
+	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/properties.py
 
 bench-theory: env  ## the simulation's two samplers against each other, and its full grid

@@ -34,7 +34,7 @@ VALUES = {
     "seed": (1.0, "1", True, None, 2**40, *FLOATS),
     "k": (0, [], [0], [1.5], ["1"], [True], 2, None, [math.nan]),
     "dtype": ("float16", "", None, 32, True, ["float32"]),
-    "device": ("gpu", "cuda:banana", "cpu:foo", "cuda:", "", None, 0, True),
+    "device": ("gpu", "cuda:banana", "cpu:foo", "cuda:", "spread", "", None, 0, True),
     "k_curve": ("nothing", "", None, 1, ["pythia-opt"]),
     "nulls.quantile": (0, 1, 1.5, "0.9", True, None, *FLOATS),
     "nulls.untrained_seeds": ([], [1, 1], [1.0], ["1"], [True], 1, None, [2**40]),
@@ -74,6 +74,7 @@ VALUES = {
     "models.opt-32x2.family": ("", "o p", "../../fam", "<b>", None, 1),
     "models.opt-32x2.layers": (0, 2.0, "2", True, None),
     "models.opt-32x2.remote_code": ("yes", 1, None),
+    "models.opt-32x2.device": ("gpu", "cuda:banana", "spread:1", "", None, 0, ["cpu"]),
 }  # fmt: skip
 #: Names that are no names: in a path, in a shell, in a figure or in HTML.
 NAMES = (

@@ -1,3 +1,6 @@
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +8,9 @@ from conftest import FAMILIES, as_documents, untrained
 from scipy.special import erf, expit
 
 from rosetta.matching.activations import AlignedBatches, BadActivations, Reader, capture
-from rosetta.matching.alignment import pool, token_byte_spans
+from rosetta.matching.alignment import average_rows, pool, token_byte_spans
 from rosetta.matching.segments import segments
+from rosetta.models import ROOT
 
 # ---------------------------------------------------------------------------------------------------------------------
 # m_t by hand
@@ -172,3 +176,70 @@ def test_held_batches_are_the_same_ones_and_carry_names_and_layers(reader_of, pi
     assert held.names == batches.names and held.layers == batches.layers and len(held) > 1
     for (a, b), (again_a, again_b) in zip(batches, held, strict=True):
         assert torch.equal(a, again_a) and torch.equal(b, again_b)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Precision and memory
+
+
+def spans_of(pieces):
+    """What the first model of a pair reads of some segments."""
+    return [piece.ids_a for piece in pieces], [piece.tokens_a for piece in pieces]
+
+
+def test_pooling_layer_by_layer_gives_the_very_numbers_of_pooling_all_layers_together(reader_of, pieces):
+    reader, (sequences, spans) = reader_of["opt"], spans_of(pieces)
+    acts, starts = reader.read(sequences)
+    first, last = (np.concatenate([s[side] + start for s, start in zip(spans, starts, strict=True)]) for side in (0, 1))
+    assert (last - first).max() > 1
+    assert torch.equal(reader.read_pooled(sequences, spans), average_rows(acts, first, last))
+
+
+def test_capture_hands_over_each_layer_in_turn_or_keeps_them_all(reader_of):
+    reader, taken, ids = reader_of["gpt2"], [], torch.tensor([[5, 6, 7]])
+    with torch.no_grad():
+        with capture(reader.mlps, lambda layer, m: taken.append((layer, m))) as seen:
+            reader.model(input_ids=ids)
+        assert [layer for layer, _ in taken] == [0, 1] and not seen
+        with capture(reader.mlps) as seen:
+            reader.model(input_ids=ids)
+    for layer, m in taken:
+        assert torch.equal(m, seen[reader.mlps[layer].path])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_in_bfloat16_gives_its_own_precision_with_means_that_are_rounded_once(tokenizer_of, family):
+    """Against means in float64 of what the model itself gives on every token."""
+    reader = Reader(family, untrained(family).bfloat16(), tokenizer_of[family])
+    sequences = [[7 + i + j for i in range(n)] for j, n in enumerate((13, 4, 9))]
+    spans = [
+        (np.array([0, 1, 3]), np.array([1, 3, 4])),
+        (np.array([0]), np.array([4])),
+        (np.array([2, 8]), np.array([8, 9])),
+    ]
+    acts, starts = reader.read(sequences)
+    pooled = reader.read_pooled(sequences, spans)
+    assert acts.dtype == pooled.dtype == torch.bfloat16 and acts.shape == (26, 256) and pooled.shape == (6, 256)
+    ranges = [(start + i, start + j) for s, start in zip(spans, starts, strict=True) for i, j in zip(*s, strict=True)]
+    exact = np.stack([acts[i:j].double().numpy().mean(0) for i, j in ranges])
+    half = 2.0**-8  # of a last place, relative: bfloat16 has 8 significant bits
+    np.testing.assert_allclose(pooled.double(), exact, rtol=half * 1.01, atol=1e-12)
+    assert np.abs(pooled.double().numpy() - exact).max() > 0
+
+
+def test_activations_in_bfloat16_are_those_of_float32_within_its_precision(tokenizer_of, pieces):
+    single = Reader("opt", untrained("opt"), tokenizer_of["opt"])
+    halved = Reader("opt", untrained("opt").bfloat16(), tokenizer_of["opt"])
+    expected, found = (reader.read_pooled(*spans_of(pieces)).float() for reader in (single, halved))
+    error = (found - expected).norm(dim=0) / expected.norm(dim=0).clamp(min=1e-6)
+    assert expected.abs().max() > 1 and error.median() < 0.02
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is told by glibc's settings to give memory back")
+def test_reading_in_bfloat16_peaks_at_5_bytes_per_token_and_neuron_at_most():
+    """4,096 tokens and 6,144 neurons: the tensor that is kept has 48 MiB, all that the allocator does is small beside it."""
+    script = [sys.executable, str(ROOT / "benchmarks" / "reading.py"), "--sequences", "8", "--width", "128"]
+    said = subprocess.run(script, capture_output=True, text=True, check=True).stdout
+    found = {line.split()[0]: float(line.split()[1]) for line in said.splitlines()[1:]}
+    assert found.keys() == {"tokens", "spans"}
+    assert all(2 * 0.9 < peak <= 5 for peak in found.values()), found

@@ -1,6 +1,7 @@
 import json
 import shutil
 
+import accelerate
 import numpy as np
 import pytest
 import torch
@@ -8,6 +9,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from rosetta import models
+from rosetta.matching.activations import Reader
 from rosetta.models.load import ROOT, ModelSpec
 
 
@@ -56,6 +58,61 @@ def test_a_loaded_model_has_the_weights_of_its_file_and_is_not_for_training(fold
     assert {p.dtype for p in model.parameters()} == {torch.float32}
     halved = models.load(models.describe(folder), dtype=torch.bfloat16)
     assert {p.dtype for p in halved.parameters()} == {torch.bfloat16}
+
+
+@pytest.mark.parametrize("device", ["spread", {"": "cpu"}])
+def test_a_model_that_is_laid_out_by_accelerate_is_the_same(folder, device):
+    """Over the one device that is here."""
+    spec = models.describe(folder)._replace(device="cuda:7")  # which is the profile's affair
+    for load in (models.load, lambda *rest: models.load_untrained(rest[0], 5, *rest[1:])):
+        laid_out, plain = (load(spec, where, torch.bfloat16) for where in (device, "cpu"))
+        assert same(laid_out, plain) and {p.dtype for p in laid_out.parameters()} == {torch.bfloat16}
+        assert not laid_out.training and not any(p.requires_grad for p in laid_out.parameters())
+
+
+def test_a_model_whose_parts_accelerate_moves_about_is_read_and_not_changed(tmp_path):
+    """With hooks that fetch a block from elsewhere, here from the disk, as they would from another GPU."""
+    spec = models.describe("zoo/opt-48x3")
+    plain, parts, ids = Reader.open(spec), models.load(spec), [[5, 6, 7, 8], [9, 10]]
+    decoder = dict(parts.model.decoder.named_children())
+    places = {f"model.decoder.{name}": "cpu" for name in decoder if name != "layers"}
+    places |= {f"model.decoder.layers.{i}": "disk" if i == 1 else "cpu" for i in range(3)} | {"lm_head": "cpu"}
+    parts = accelerate.dispatch_model(parts, places, main_device="cpu", offload_dir=tmp_path)
+    assert parts.model.decoder.layers[1].fc1.weight.is_meta
+    found, expected = (reader.read(ids)[0] for reader in (Reader("parts", parts, plain.tokenizer), plain))
+    assert torch.equal(found, expected)
+
+
+def test_a_model_that_would_be_fetched_for_every_batch_is_refused(folder):
+    spec = models.describe(folder)
+    for places in ({"transformer": "cpu", "lm_head": "disk"}, {"transformer": "cpu", "lm_head": 0}):
+        with pytest.raises(
+            models.ModelRefused, match=r"model tiny: it does not fit the devices here: [12] of its 2 parts .*more GPUs"
+        ):
+            models.load_untrained(spec, 1, places)
+
+
+def test_an_untrained_model_is_drawn_no_wider_than_asked_for(folder, tmp_path, monkeypatch):
+    drawn, from_config = [], transformers.AutoModelForCausalLM.from_config
+
+    def watched(*args, **kwargs):
+        model = from_config(*args, **kwargs)
+        drawn.append(model.dtype)
+        return model
+
+    monkeypatch.setattr(transformers.AutoModelForCausalLM, "from_config", watched)
+    halves = copy_of(folder, tmp_path)
+    config = json.loads((halves / "config.json").read_text())
+    (halves / "config.json").write_text(json.dumps(config | {"dtype": "float16"}))
+    for source, dtype in (
+        (folder, torch.float32),
+        (folder, torch.bfloat16),
+        (halves, torch.float32),
+        (halves, torch.bfloat16),
+    ):
+        assert models.load_untrained(models.describe(source), 1, dtype=dtype).dtype == dtype
+    # The third of them as ever: what is kept of the zoo's untrained networks rests on it.
+    assert [drawn[i] for i in (1, 3, 5, 7)] == [torch.float32, torch.bfloat16, torch.float16, torch.float16]
 
 
 @pytest.mark.parametrize("device", ["cpu", torch.device("cpu")])

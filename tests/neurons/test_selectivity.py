@@ -55,10 +55,40 @@ def test_blocks_change_nothing(block_bytes):
     np.testing.assert_allclose(vocab_excess_kurtosis(w_out, w_u, block_bytes=block_bytes), whole, rtol=1e-12)
 
 
+@pytest.mark.parametrize("sizes", [[130, 130, 130], [1, 300, 0, 7], [50] * 9, [128, 256]])
+def test_layer_by_layer_gives_the_very_numbers_of_one_table(sizes):
+    """Blocks hold 128 neurons, whichever layers they are of."""
+    w_out, w_u = normal(sum(sizes), 24), normal(5_000, 24, seed=1)
+    whole = vocab_excess_kurtosis(w_out, w_u)
+    assert torch.equal(vocab_excess_kurtosis(iter(w_out.split(sizes)), w_u), whole)
+    assert torch.equal(vocab_excess_kurtosis((x.T.contiguous().T for x in w_out.split(sizes)), w_u), whole)
+
+
+def test_a_layer_is_asked_for_when_those_before_it_are_done(monkeypatch):
+    done, kurtosis = [], selectivity._kurtosis
+    monkeypatch.setattr(selectivity, "_kurtosis", lambda part, *rest: done.append(len(part)) or kurtosis(part, *rest))
+
+    def layers():
+        for number in range(4):
+            assert sum(done) >= 128 * (number * 200 // 128)  # all whole blocks of the layers before
+            yield normal(200, 8, seed=number)
+
+    assert len(vocab_excess_kurtosis(layers(), normal(5_000, 8))) == 800
+    assert done == [128] * 6 + [32]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_weights_are_read_as_they_are(dtype):
     w_out, w_u = normal(30, 16).to(dtype), normal(800, 16, seed=1).to(dtype)
     np.testing.assert_allclose(vocab_excess_kurtosis(w_out, w_u), by_scipy(w_out.double(), w_u.double()), rtol=1e-9)
+
+
+def test_no_layers_give_no_values_and_one_of_another_width_is_refused():
+    assert vocab_excess_kurtosis(iter([]), normal(9, 4)).shape == (0,)
+    with pytest.raises(ValueError, match=r"w_out is \(3, 5\) and w_u is \(9, 4\); expected \[N, d\]"):
+        vocab_excess_kurtosis(iter([normal(3, 4), normal(3, 5)]), normal(9, 4))
+    with pytest.raises(ValueError, match=r"w_u is \(9,\); expected \[V, d\]"):
+        vocab_excess_kurtosis(normal(3, 4), normal(9))
 
 
 def test_what_has_no_direction_is_nan_or_left_out():
@@ -194,6 +224,40 @@ def test_a_model_without_unembedding_or_with_another_width_is_refused():
     model.set_output_embeddings(torch.nn.Linear(7, model.config.vocab_size))
     with pytest.raises(ValueError, match="neurons write 32 numbers and the unembedding reads 7"):
         selectivity.output_weights(model)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_weights_layer_by_layer_are_the_models_own_and_no_copies(family):
+    model = untrained(family).bfloat16()
+    layers = list(selectivity.weights_by_layer(model))
+    assert torch.equal(torch.cat(layers), selectivity.output_weights(model))
+    for layer, mlp in zip(layers, find_mlps(model), strict=True):
+        assert layer.shape == (128, 32) and layer.dtype == torch.bfloat16
+        assert layer.untyped_storage().data_ptr() == mlp.projection.weight.untyped_storage().data_ptr()
+
+
+def test_of_weights_in_bfloat16_what_is_computed_is_float32_or_better():
+    """Against float64 on the same weights; arithmetic in bfloat16 would be off by about 1 in 250."""
+    model = opt_without_final_norm(8).bfloat16()
+    w_out, w_u = selectivity.output_weights(model), selectivity.unembedding(model)
+    projected = model.model.decoder.project_out.weight.double()
+    of_layer = find_mlps(model)[1].projection.weight.double()
+    np.testing.assert_allclose(w_out[96:].double(), (of_layer.T @ projected.T).detach(), rtol=1e-4, atol=1e-7)
+    a, b = w_out.double().numpy(), w_u.detach().double().numpy()
+    cosine = a @ b.T / np.linalg.norm(a, axis=1)[:, None] / np.linalg.norm(b, axis=1).clip(1e-12)
+    np.testing.assert_allclose(selectivity.cosines(w_out, w_u), cosine, atol=1e-5)
+    expected = [(-row).argsort()[:5].tolist() for row in cosine]
+    assert selectivity.promoted_tokens(w_out, w_u, 5).tolist() == expected
+
+
+def test_a_gain_folded_in_bfloat16_is_rounded_no_further():
+    model = untrained("qwen").bfloat16()
+    w_u, gain = selectivity.unembedding(model).double(), model.model.norm.weight.double()
+    folded = selectivity.unembedding(model, fold_gain=True)
+    assert folded.dtype == torch.float32
+    columns = (folded.double() / w_u).nan_to_num().median(0).values  # one factor a column, to float32
+    np.testing.assert_allclose(folded.double(), w_u * columns, rtol=1e-6)
+    np.testing.assert_allclose(columns / columns[0], gain / gain[0], rtol=0.02)
 
 
 def test_promoted_tokens_are_those_of_the_largest_cosine(monkeypatch):

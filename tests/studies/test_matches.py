@@ -15,6 +15,7 @@ from tokenizers import decoders, pre_tokenizers
 from rosetta import models
 from rosetta.matching.activations import BadActivations, HeldBatches
 from rosetta.matching.positions import thinning
+from rosetta.profiles import ProfileError
 from rosetta.sources import environment
 from rosetta.studies import matches
 from rosetta.studies.matches import Study
@@ -127,8 +128,9 @@ def test_both_kinds_of_positions_are_matched_at_once_and_another_t_asks_for_both
 
 
 def test_permuted_matches_do_not_depend_on_whether_memory_holds_the_activations(profile, tmp_path, calls):
-    roomy = Study(profile(memory_gb=1), tmp_path / "a").permuted_matches(PAIR)
-    tight = Study(profile(memory_gb=0.001), tmp_path / "b").permuted_matches(PAIR)
+    """2,000 positions of 512 neurons are 4 MB; a batch of 2 sequences, as both read it, is 1.3 MB at its peak."""
+    roomy = Study(profile(memory_gb=1, sequences_per_batch=2), tmp_path / "a").permuted_matches(PAIR)
+    tight = Study(profile(memory_gb=0.003, sequences_per_batch=2), tmp_path / "b").permuted_matches(PAIR)
     assert isinstance(calls[0].batches, HeldBatches) and calls[0].batches is calls[1].batches
     assert not any(isinstance(call.batches, HeldBatches) for call in calls[len(roomy) :])
     for a, b in zip(roomy, tight, strict=True):
@@ -228,3 +230,118 @@ def test_another_environment_than_the_recorded_one_is_named_once(profile, tmp_pa
         assert {d.subset for d in one.documents()} >= {"Arithmetic"}
     (message,) = [r.getMessage() for r in caplog.records if "than recorded" in r.getMessage()]
     assert "Arithmetic" in message and "instead of 0.0.1" in message
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Memory and devices
+
+
+def peak(sequences: int, size: int = 4) -> float:
+    """Gigabytes at the peak of a batch of both models: 64 tokens, each 2 layers of 128, and 8 layers beside them."""
+    return 2 * sequences * 64 * (2 * 128 + 8 * 128) * size / 2**30
+
+
+@pytest.mark.parametrize("dtype, size", [("float32", 4), ("bfloat16", 2)])
+def test_a_batch_is_cut_to_half_of_the_memory_and_that_is_said_once(profile, tmp_path, caplog, dtype, size):
+    path = profile(memory_gb=2 * peak(5, size) * 1.01, dtype=dtype, name=f"cut-{dtype}")
+    cut = Study(path, tmp_path)
+    batches = cut.batches(PAIR)
+    assert batches.sequences_per_batch == 5 == cut.parameters(PAIR)["sequences_per_batch"]
+    assert max(len(a) for a, _ in batches) <= 5 * 64
+    assert cut.sequences_per_batch(PAIR) == 5 and cut.sequences_per_batch(PAIR[:1]) == 10  # alone it has all of it
+    (said,) = [record.message for record in caplog.records if "pythia-32x2 and opt-32x2 read" in record.message]
+    assert f"cut-{dtype}.yaml: memory_gb is" in said and "read 5 sequences at a time, not 32" in said
+
+
+def test_a_batch_that_fits_is_what_the_profile_says_and_nothing_is_said(profile, tmp_path, caplog):
+    roomy = Study(profile(memory_gb=2 * peak(32) * 1.01), tmp_path)
+    assert roomy.batches(PAIR).sequences_per_batch == 32 and not caplog.records
+
+
+@pytest.mark.parametrize("name", ["smoke", "micro"])
+def test_no_batch_of_the_zoo_is_cut(name):
+    study = Study(name)
+    assert {study.sequences_per_batch(pair) for pair in study.profile.pairs} == {32}
+
+
+def test_every_pair_of_the_paper_is_read_in_the_memory_it_is_given():
+    study = Study("paper")
+    per_batch = {pair: study.sequences_per_batch(pair) for pair in study.profile.pairs}
+    largest = per_batch["opt-30b", "qwen2.5-32b"]
+    assert min(per_batch.values()) == largest and max(per_batch.values()) == 16
+    one = 2 * 1024 * (48 * 28672 + 64 * 27648)  # bytes of the activations of one sequence, in bfloat16
+    assert largest * one < 30 * 2**30 < 1.25 * (largest + 1) * one
+
+
+def test_a_memory_that_does_not_hold_one_sequence_is_refused(profile, tmp_path):
+    path = profile(memory_gb=peak(1))  # of which half is for the batch
+    with pytest.raises(
+        ProfileError, match=r"one sequence of 64 tokens takes .* of pythia-32x2 and opt-32x2: give more"
+    ):
+        Study(path, tmp_path).matches(PAIR)
+    assert not list((tmp_path / "tiny").rglob("*.parquet"))
+
+
+def placed(profile, **devices) -> dict:
+    """The models of the tiny profile, some with a device of their own."""
+    specs = yaml.safe_load(profile().read_text())["models"]
+    for name, device in devices.items():
+        specs[name]["device"] = device
+    return specs
+
+
+def test_a_model_goes_where_it_says_and_the_others_where_the_profile_says(profile, tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    own = placed(profile, **{"pythia-32x2": "cuda:2", "opt-32x2": "spread"})
+    study = Study(profile(models=own, device="auto"), tmp_path)
+    where = {name: study.device_of(name) for name in study.profile.models}
+    assert where == {"pythia-32x2": "cuda:2", "opt-32x2": "spread", "gpt2-32x2": "cuda"} and study.device == "cuda"
+    asked = []
+    monkeypatch.setattr(
+        matches, "load_model", lambda spec, *rest: asked.append((spec.name, *rest)) or models.load(spec)
+    )
+    untrained = models.load_untrained
+    monkeypatch.setattr(
+        matches, "load_untrained", lambda spec, seed, *rest: asked.append((spec.name, *rest)) or untrained(spec, seed)
+    )
+    study.batches(PAIR), study.reader("opt-32x2", untrained_seed=1), study.model("gpt2-32x2")
+    assert asked == [
+        ("pythia-32x2", "cuda:2", torch.float32), ("opt-32x2", "spread", torch.float32),
+        ("opt-32x2", "spread", torch.float32), ("gpt2-32x2", "cuda", torch.float32),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("device", ["cuda", "cuda:1"])
+def test_a_gpu_that_is_not_there_is_named_with_its_model(profile, tmp_path, monkeypatch, device):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device != "cuda")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: int(device != "cuda"))
+    there = rf"is '{device}', but there are {int(device != 'cuda')} GPUs here"
+    with pytest.raises(ProfileError, match=rf"tiny.yaml: models\.opt-32x2\.device {there}"):
+        Study(profile(models=placed(profile, **{"opt-32x2": device})), tmp_path)
+    with pytest.raises(ProfileError, match=rf"tiny.yaml: device {there}"):
+        Study(profile(device=device), tmp_path)
+
+
+def test_matches_do_not_depend_on_where_the_models_are(profile, tmp_path):
+    """On the one device that is here, laid out by accelerate or not."""
+    plain = Study(profile(), tmp_path / "plain")
+    spread = Study(profile(models=placed(profile, **{"pythia-32x2": "cpu", "opt-32x2": "spread"})), tmp_path / "spread")
+    assert same(spread.matches(PAIR), plain.matches(PAIR))
+    for a, b in zip(spread.untrained_matches(PAIR), plain.untrained_matches(PAIR), strict=True):
+        assert same(a, b)
+
+
+def test_matches_in_bfloat16_are_those_of_the_very_batches_in_float64(profile, tmp_path):
+    """The batches are in bfloat16, and nothing that is computed of them is."""
+    half = Study(profile(dtype="bfloat16"), tmp_path)
+    batches = half.batches(PAIR)
+    assert {x.dtype for batch in batches for x in batch} == {torch.bfloat16}
+    corr, table = correlations(batches), half.matches(PAIR)
+    best = table[(table.rank_a == 1) & (table.rank_b == 1)]
+    for m in best.itertuples():
+        assert m.correlation == pytest.approx(corr[m.layer_a * 128 + m.unit_a, m.layer_b * 128 + m.unit_b], abs=1e-4)
+    single = Study(profile(), tmp_path / "single").matches(PAIR)
+    keys = ["layer_a", "unit_a", "layer_b", "unit_b"]
+    both, of_single = best.merge(single, on=keys), single[(single.rank_a == 1) & (single.rank_b == 1)]
+    assert len(both) > 0.8 * len(of_single) and (both.correlation_x - both.correlation_y).abs().max() < 0.02

@@ -4,6 +4,7 @@ from collections import Counter
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from conftest import PAIR, edited, write_profile
 from safetensors.numpy import load_file
@@ -14,7 +15,7 @@ from statsmodels.tools import add_constant
 from rosetta import models, sources
 from rosetta.neurons import labels
 from rosetta.sources import environment
-from rosetta.studies import properties
+from rosetta.studies import explorer, matches, properties
 from rosetta.studies.matches import Study
 from rosetta.studies.properties import OTHERS, ROSETTA
 
@@ -110,7 +111,7 @@ def test_kurtosis_is_scipys_over_the_weights_on_disk(study, name, weight, transp
 def test_kurtosis_depends_on_the_weights_and_not_on_the_text(profile, tmp_path, corpus, monkeypatch):
     read = []
     load = models.load
-    monkeypatch.setattr(properties, "load_model", lambda spec, *rest: read.append(spec.name) or load(spec, *rest))
+    monkeypatch.setattr(matches, "load_model", lambda spec, *rest: read.append(spec.name) or load(spec, *rest))
     first = properties.kurtosis(Study(profile(), tmp_path), PYTHIA)
     path = profile(corpus={"kind": "files", "paths": [str(corpus)]}, tokens=500)
     assert properties.kurtosis(Study(path, tmp_path), PYTHIA).equals(first) and len(read) == 1
@@ -118,6 +119,28 @@ def test_kurtosis_depends_on_the_weights_and_not_on_the_text(profile, tmp_path, 
     specs[PYTHIA]["source"] = str(edited(tmp_path / "other", PYTHIA, damaged))
     again = properties.kurtosis(Study(profile(models=specs), tmp_path), PYTHIA)
     assert len(read) == 2 and (again != first)[UNWRITTEN]
+
+
+def test_in_a_profile_of_bfloat16_no_model_is_loaded_in_anything_else(profile, tmp_path, monkeypatch):
+    """Kurtosis, its floor and the explorer's facts; the values are those of the weights so rounded, in float64."""
+    loaded, load = [], models.load
+
+    def watched(*args):
+        loaded.append(load(*args))
+        return loaded[-1]
+
+    monkeypatch.setattr(matches, "load_model", watched)
+    half = Study(profile(dtype="bfloat16"), tmp_path)
+    found = properties.kurtosis(half, OPT)
+    properties.floor(half)
+    explorer._facts(half, OPT, [(1, 7, 0.5), (0, 3, None)])
+    assert len(loaded) >= 3 and {p.dtype for model in loaded for p in model.parameters()} == {torch.bfloat16}
+    w_u = loaded[0].model.decoder.embed_tokens.weight.double().numpy()
+    w_out = np.concatenate([layer.fc2.weight.double().numpy().T for layer in loaded[0].model.decoder.layers])
+    cosine = w_out @ w_u.T / np.linalg.norm(w_out, axis=1)[:, None] / np.linalg.norm(w_u, axis=1)
+    np.testing.assert_allclose(found, stats.kurtosis(cosine, axis=1), rtol=1e-5, atol=1e-5)
+    single = properties.kurtosis(Study(profile(), tmp_path), OPT)  # kept apart, in the same folder
+    assert not np.allclose(single, found, rtol=1e-5) and np.corrcoef(single, found)[0, 1] > 0.99
 
 
 def test_every_neuron_of_every_size_belongs_to_one_population(study):

@@ -4,7 +4,7 @@ One mechanism for all architectures: a hook on each output projection that `find
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -23,18 +23,48 @@ class BadActivations(ValueError):
     """NaN or infinity among the activations of a layer."""
 
 
+#: What a forward pass holds at its peak beside the activations that are kept, in layers of them.
+LAYERS_BESIDE = 8
+
+
+def peak_bytes(tokens: int, layers: list[int], size: int) -> int:
+    """Bytes of memory that reading a batch takes at its peak, the model itself aside; a bound, measured in benchmarks/reading.py.
+
+    The activations that are kept, and `LAYERS_BESIDE` times the widest layer: what the model computes there, and what is
+    pooled of it (six were seen, of each of four architectures). From six layers on that is at most 5 bytes per token and
+    neuron in bfloat16.
+
+    Parameters
+    ----------
+    tokens : int
+    layers : list of int
+        Neurons of each layer.
+    size : int
+        Bytes of a number in the model's precision.
+    """
+    return tokens * size * (sum(layers) + LAYERS_BESIDE * max(layers))
+
+
 @contextmanager
-def capture(mlps: list[Mlp]) -> Iterator[dict[str, torch.Tensor]]:
-    """While open, each forward pass leaves every MLP's m_t in the dict that is given, by the MLP's path."""
+def capture(
+    mlps: list[Mlp], take: Callable[[int, torch.Tensor], None] | None = None
+) -> Iterator[dict[str, torch.Tensor]]:
+    """While open, a forward pass hands each MLP's m_t to ``take(layer, m_t)`` as it enters the output projection.
+
+    Without `take`, all are kept in the dict that is given, by the MLP's path: every layer of a batch at once.
+    """
     seen: dict[str, torch.Tensor] = {}
 
-    def keep_input(path):
+    def keep(layer: int, m: torch.Tensor) -> None:
+        seen[mlps[layer].path] = m
+
+    def hook_of(layer):
         def hook(_module, inputs):
-            seen[path] = inputs[0]
+            (take or keep)(layer, inputs[0])
 
         return hook
 
-    handles = [mlp.projection.register_forward_pre_hook(keep_input(mlp.path)) for mlp in mlps]
+    handles = [mlp.projection.register_forward_pre_hook(hook_of(layer)) for layer, mlp in enumerate(mlps)]
     try:
         yield seen
     finally:
@@ -87,14 +117,14 @@ class Reader:
         """The reader of a trained model and its own tokenizer."""
         return cls(spec.name, load_model(spec, device, dtype), load_tokenizer(spec))
 
-    @torch.inference_mode()
     def read(self, sequences: list[list[int]]) -> tuple[torch.Tensor, np.ndarray]:
         """Activations of all layers side by side, for the tokens of some sequences.
 
         Returns
         -------
         acts : [tokens, neurons]
-            The sequences one after the other; special tokens are fed to the model and left out here.
+            In the model's own precision, the sequences one after the other; special tokens are fed to the model and left
+            out here.
         starts : int64 [sequences]
             The row at which each sequence starts.
 
@@ -106,23 +136,67 @@ class Reader:
             If a sequence is longer than the model's context.
         """
         lengths = np.array([len(ids) for ids in sequences])
-        if len(self.prefix) + lengths.max() > self.context:
-            raise ValueError(
-                f"{self.name} reads at most {self.context} tokens at a time, not {len(self.prefix) + lengths.max()}; "
-                "give a smaller context"
-            )
+        real = np.arange(lengths.max()) < lengths[:, None]
+        rows = torch.from_numpy(np.flatnonzero(np.pad(real, ((0, 0), (len(self.prefix), 0)))))
+        return self._collect(sequences, lambda m: m[rows.to(m.device)]), np.cumsum(lengths) - lengths
+
+    def read_pooled(self, sequences: list[list[int]], spans: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
+        """Activations of all layers side by side, averaged over ranges of the tokens of some sequences.
+
+        Each layer is pooled as soon as it is there, with means in float32, and only what is pooled is kept.
+
+        Parameters
+        ----------
+        sequences : list of list of int
+        spans : list of (int64 [spans], int64 [spans])
+            For each sequence, the first token of each range and the one after its last.
+
+        Returns
+        -------
+        [spans, neurons]
+            In the model's own precision, the sequences one after the other.
+
+        Raises
+        ------
+        BadActivations, ValueError
+            As `read`.
+        """
+        skip, longest = len(self.prefix), max(map(len, sequences))
+        starts = skip + (skip + longest) * np.arange(len(sequences))
+        first, last = (
+            np.concatenate([ranges[side] + start for ranges, start in zip(spans, starts, strict=True)])
+            for side in (0, 1)
+        )
+        return self._collect(sequences, lambda m: average_rows(m, first, last))
+
+    def _collect(self, sequences: list[list[int]], reduce: Callable[[torch.Tensor], torch.Tensor]) -> torch.Tensor:
+        """What `reduce` makes of each layer's [sequences x tokens, neurons], side by side.
+
+        Sequences are padded to one length, prefix included. No more than one layer is held beside the result.
+        """
+        lengths = np.array([len(ids) for ids in sequences])
         skip, width = len(self.prefix), len(self.prefix) + int(lengths.max())
+        if width > self.context:
+            raise ValueError(
+                f"{self.name} reads at most {self.context} tokens at a time, not {width}; give a smaller context"
+            )
+        # Padding comes after the text and these models look back only, so it cannot change what is kept.
         padded = np.zeros((len(sequences), width), dtype=np.int64)
         padded[:, :skip] = self.prefix
-        real = np.arange(width - skip) < lengths[:, None]
-        padded[:, skip:][real] = np.concatenate(sequences)
-        # Padding comes after the text and these models look back only, so it cannot change what is kept.
-        rows = torch.from_numpy(np.flatnonzero(np.pad(real, ((0, 0), (skip, 0))))).to(self.device)
-        with capture(self.mlps) as seen:
+        padded[:, skip:][np.arange(width - skip) < lengths[:, None]] = np.concatenate(sequences)
+        ends, acts = np.cumsum(self.layers), None
+
+        def take(layer: int, m: torch.Tensor) -> None:
+            nonlocal acts
+            part = reduce(m.flatten(0, -2))
+            if acts is None:
+                acts = torch.empty(len(part), ends[-1], dtype=m.dtype, device=self.device)
+            acts[:, ends[layer] - self.layers[layer] : ends[layer]] = part
+
+        with capture(self.mlps, take), torch.inference_mode():
             self.model(input_ids=torch.from_numpy(padded).to(self.device), use_cache=False)
-        acts = torch.cat([seen[mlp.path].flatten(0, -2)[rows] for mlp in self.mlps], dim=1)
         self._check(acts)
-        return acts, np.cumsum(lengths) - lengths
+        return acts
 
     def _check(self, acts: torch.Tensor) -> None:
         if torch.isfinite(acts.sum()):
@@ -145,8 +219,8 @@ def read_windows(
 class AlignedBatches:
     """Two models' activations at the same positions, in batches; may be gone through any number of times.
 
-    Each batch is a pair (A [positions, neurons of A], B [positions, neurons of B]); memory does not grow with the
-    number of tokens.
+    Each batch is a pair (A [positions, neurons of A], B [positions, neurons of B]), each on its model's device and in its
+    model's own precision; memory does not grow with the number of tokens.
 
     Parameters
     ----------
@@ -175,8 +249,8 @@ class AlignedBatches:
     def aligned(self, batch: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         """Both models' activations over some segments, pooled to their canonical spans."""
         return (
-            _pooled(self.a, [segment.ids_a for segment in batch], [segment.tokens_a for segment in batch]),
-            _pooled(self.b, [segment.ids_b for segment in batch], [segment.tokens_b for segment in batch]),
+            self.a.read_pooled([segment.ids_a for segment in batch], [segment.tokens_a for segment in batch]),
+            self.b.read_pooled([segment.ids_b for segment in batch], [segment.tokens_b for segment in batch]),
         )
 
 
@@ -225,9 +299,3 @@ def strongest_segments(batches: AlignedBatches, pairs: list[tuple[int, int]], n:
                     best[i].append(Example(score, segment, part_a[:, i].numpy(), part_b[:, i].numpy()))
                     best[i] = sorted(best[i], key=lambda example: -example.score)[:n]
     return best
-
-
-def _pooled(reader: Reader, sequences: list[list[int]], tokens: list[tuple[np.ndarray, np.ndarray]]) -> torch.Tensor:
-    acts, starts = reader.read(sequences)
-    first, last = (np.concatenate([t[side] + s for t, s in zip(tokens, starts, strict=True)]) for side in (0, 1))
-    return average_rows(acts, first, last)

@@ -225,12 +225,12 @@ def average_rows(acts: torch.Tensor, first: np.ndarray, last: np.ndarray) -> tor
     counts = last - first
     starts = np.cumsum(counts) - counts
     rows = np.arange(counts.sum()) - np.repeat(starts - first, counts)
-    acts = acts.float()[torch.from_numpy(rows).to(acts.device)]
+    acts = acts[torch.from_numpy(rows).to(acts.device)].float()
     if len(rows) == len(counts):  # one token a span
         return acts
     spans = torch.from_numpy(np.repeat(np.arange(len(counts)), counts)).to(acts.device)
     total = torch.zeros(len(counts), acts.shape[1], device=acts.device).index_add_(0, spans, acts)
-    return total / torch.from_numpy(counts).to(acts.device)[:, None]
+    return total.div_(torch.from_numpy(counts).to(acts.device)[:, None])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

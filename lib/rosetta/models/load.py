@@ -10,11 +10,16 @@ from typing import NamedTuple
 
 import torch
 import transformers
+from accelerate import dispatch_model, infer_auto_device_map
+from accelerate.utils import get_balanced_memory
 from safetensors import SafetensorError, safe_open
 
 from rosetta.models.mlps import find_mlps
 
 ROOT = Path(__file__).resolve().parents[3]
+#: The device of a model that is laid out over all GPUs, by accelerate; where there are none, over the CPU.
+SPREAD = "spread"
+Device = str | torch.device | dict
 transformers.utils.logging.disable_progress_bar()  # one bar for the run, none for the loading of each model
 
 
@@ -23,7 +28,8 @@ class ModelSpec(NamedTuple):
 
     ``source`` is a folder (relative to the kit, or absolute) or a hub name; ``revision`` pins the latter.
     ``layers`` and ``mlp_width`` are stated so that a curve can be laid out without loading anything, and checked
-    when the model is loaded.
+    when the model is loaded. ``device`` is where a profile puts this model, where it says so: a device, ``auto`` or
+    `SPREAD`.
     """
 
     name: str
@@ -33,6 +39,7 @@ class ModelSpec(NamedTuple):
     mlp_width: int
     revision: str | None = None
     remote_code: bool = False
+    device: str | None = None
 
     @property
     def neurons(self) -> int:
@@ -102,8 +109,18 @@ def token_ids(tokenizer, texts: Sequence[str]) -> Iterator[list[int]]:
         yield from tokenizer(some, add_special_tokens=False, split_special_tokens=True, verbose=False)["input_ids"]
 
 
-def load(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
+def load(spec: ModelSpec, device: Device = "cpu", dtype: torch.dtype = torch.float32) -> torch.nn.Module:
     """The trained model, ready to be read from.
+
+    Parameters
+    ----------
+    spec : ModelSpec
+        Its ``device`` is the profile's affair (`Study.device_of`) and not looked at here.
+    device : str, torch.device or dict
+        One device; `SPREAD`; or accelerate's ``device_map``, parts of the model to devices. Only on CPUs have the last two
+        been tried, accelerate's moves between parts included; not on several GPUs.
+    dtype : torch.dtype
+        Of the weights; none is held in another.
 
     Raises
     ------
@@ -111,17 +128,46 @@ def load(spec: ModelSpec, device: str = "cpu", dtype: torch.dtype = torch.float3
         If dtype is float16 on a CPU (it is slower there by orders of magnitude).
     ModelRefused
         If there are no safetensors, a file of them is broken, or its weights are not those of the architecture: none
-        missing, left over or of another shape. What is missing would be drawn at random, and measured.
+        missing, left over or of another shape. What is missing would be drawn at random, and measured. Or if it is to be
+        spread and does not fit the GPUs.
     """
     if dtype == torch.float16 and str(device) == "cpu":
         raise ValueError("float16 on a CPU is slower by orders of magnitude; use float32 or bfloat16")
     _check_files(spec)
+    device_map = "auto" if device == SPREAD else device if isinstance(device, dict) else None
     model, report = transformers.AutoModelForCausalLM.from_pretrained(
         spec.location, revision=spec.revision, trust_remote_code=spec.remote_code, dtype=dtype, use_safetensors=True,
-        ignore_mismatched_sizes=True, output_loading_info=True,
+        ignore_mismatched_sizes=True, output_loading_info=True, device_map=device_map,
     )  # fmt: skip
     _check_weights(spec, type(model).__name__, report)
-    return model.eval().requires_grad_(False).to(device)
+    model = model.eval().requires_grad_(False)
+    if device_map is None:
+        return model.to(device)
+    _check_places(spec, getattr(model, "hf_device_map", {}))
+    return model
+
+
+def _place(spec: ModelSpec, model: torch.nn.Module, device: Device) -> torch.nn.Module:
+    """A model that is in memory, on one device or its parts on several."""
+    if device != SPREAD and not isinstance(device, dict):
+        return model.to(device)
+    if device == SPREAD:
+        blocks = list(model._no_split_modules or ())  # what a block adds up must lie on one device
+        room = get_balanced_memory(model, no_split_module_classes=blocks)
+        device = infer_auto_device_map(model, room, no_split_module_classes=blocks)
+    _check_places(spec, device)
+    return dispatch_model(model, device)
+
+
+def _check_places(spec: ModelSpec, places: dict[str, int | str | torch.device]) -> None:
+    """ModelRefused if parts of a model that is spread would wait on the disk, or beside GPUs on the CPU."""
+    kinds = {str(place) for place in places.values()}
+    if "disk" in kinds or ("cpu" in kinds and len(kinds) > 1):
+        left = [part for part, place in places.items() if str(place) in ("cpu", "disk")]
+        raise ModelRefused(
+            f"model {spec.name}: it does not fit the devices here: {len(left)} of its {len(places)} parts ({left[0]}, …) "
+            "would be fetched anew for every batch; give it more GPUs, or device: cpu"
+        )
 
 
 def _check_files(spec: ModelSpec) -> None:
@@ -164,13 +210,19 @@ def _check_weights(spec: ModelSpec, architecture: str, report: dict) -> None:
 
 
 def load_untrained(
-    spec: ModelSpec, seed: int, device: str = "cpu", dtype: torch.dtype = torch.float32
+    spec: ModelSpec, seed: int, device: Device = "cpu", dtype: torch.dtype = torch.float32
 ) -> torch.nn.Module:
-    """The same architecture with its own random initialization (section 4.2), reproducible by its seed."""
+    """The same architecture with its own random initialization (section 4.2), reproducible by its seed.
+
+    It is drawn in the precision that its configuration states, unless that is wider than `dtype`. `device` as for `load`.
+    """
     config = transformers.AutoConfig.from_pretrained(
         spec.location, revision=spec.revision, trust_remote_code=spec.remote_code
     )
-    return from_config(config, seed, spec.remote_code).to(dtype).eval().requires_grad_(False).to(device)
+    if dtype.itemsize < (config.dtype or torch.float32).itemsize:
+        config.dtype = dtype
+    model = from_config(config, seed, spec.remote_code).to(dtype)
+    return _place(spec, model.eval().requires_grad_(False), device)
 
 
 def from_config(config: transformers.PretrainedConfig, seed: int, remote_code: bool = False) -> torch.nn.Module:

@@ -2,10 +2,16 @@
 
 from rosetta.neurons.contexts import activations_on, top_contexts
 from rosetta.neurons.labels import label_neurons
-from rosetta.neurons.selectivity import output_weights, promoted_tokens, unembedding, vocab_excess_kurtosis
+from rosetta.neurons.selectivity import (
+    output_weights,
+    promoted_tokens,
+    unembedding,
+    vocab_excess_kurtosis,
+    weights_by_layer,
+)
 from rosetta.neurons.specialization import depth_histogram, normalized_fire, token_share, trends
 
 __all__ = [
     "activations_on", "depth_histogram", "label_neurons", "normalized_fire", "output_weights", "promoted_tokens",
-    "token_share", "top_contexts", "trends", "unembedding", "vocab_excess_kurtosis",
+    "token_share", "top_contexts", "trends", "unembedding", "vocab_excess_kurtosis", "weights_by_layer",
 ]  # fmt: skip

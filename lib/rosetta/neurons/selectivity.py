@@ -4,7 +4,7 @@ A neuron's output weight points somewhere in the residual stream; its cosine wit
 which tokens it promotes. If a few stand out, the distribution of cosines has heavy tails: excess kurtosis.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,7 +18,10 @@ BLOCK_BYTES = 4 * 2**20
 
 
 def vocab_excess_kurtosis(
-    w_out: torch.Tensor, w_u: torch.Tensor, block_bytes: int = BLOCK_BYTES, dtype: torch.dtype = torch.float64
+    w_out: torch.Tensor | Iterable[torch.Tensor],
+    w_u: torch.Tensor,
+    block_bytes: int = BLOCK_BYTES,
+    dtype: torch.dtype = torch.float64,
 ) -> torch.Tensor:
     """Excess kurtosis over the vocabulary of s_v = cos(w_out, w_u[v]), for each neuron (5.1).
 
@@ -28,8 +31,8 @@ def vocab_excess_kurtosis(
 
     Parameters
     ----------
-    w_out : [N, d]
-        Output weights, a row a neuron.
+    w_out : [N, d], or an iterable of [n, d]
+        Output weights, a row a neuron; together, or layer after layer as `weights_by_layer` gives them.
     w_u : [V, d]
         Unembedding vectors, as `unembedding` gives them. One of length zero has no direction and is left out.
     block_bytes : int
@@ -47,8 +50,9 @@ def vocab_excess_kurtosis(
     ValueError
         If the shapes do not fit, or there is no token.
     """
-    if w_out.ndim != 2 or w_u.ndim != 2 or w_out.shape[1] != w_u.shape[1]:
-        raise ValueError(f"w_out is {tuple(w_out.shape)} and w_u is {tuple(w_u.shape)}; expected [N, d] and [V, d]")
+    if w_u.ndim != 2:
+        raise ValueError(f"w_u is {tuple(w_u.shape)}; expected [V, d]")
+    layers = [w_out] if isinstance(w_out, torch.Tensor) else w_out
     tokens = w_u.to(dtype, copy=True)
     length = tokens.norm(dim=1, keepdim=True)
     if not (length > 0).all():
@@ -58,12 +62,34 @@ def vocab_excess_kurtosis(
     tokens /= length
     tokens -= tokens.mean(0)
     columns = min(len(tokens), 4096)  # a block that stays in the processor's cache
-    rows = min(max(1, len(w_out)), max(1, block_bytes // (columns * tokens.element_size())))
-    # One block for all: allocated anew each time they would leave holes that the process never gives back.
-    block, kurtosis = tokens.new_empty(rows, columns), tokens.new_empty(len(w_out))
-    for start in range(0, len(w_out), rows):
-        kurtosis[start : start + rows] = _kurtosis(w_out[start : start + rows].to(tokens), tokens, block)
-    return kurtosis
+    rows = max(1, block_bytes // (columns * tokens.element_size()))
+    block, parts = None, []
+    for part in _cut(layers, rows, w_u):
+        # One block for all: allocated anew each time they would leave holes that the process never gives back.
+        block = tokens.new_empty(len(part), columns) if block is None else block
+        parts.append(_kurtosis(part.to(tokens), tokens, block))
+    return torch.cat(parts) if parts else tokens.new_empty(0)
+
+
+def _cut(layers: Iterable[torch.Tensor], rows: int, w_u: torch.Tensor) -> Iterator[torch.Tensor]:
+    """The rows of all layers, so many at a time: where a layer begins makes no difference, to the last bit.
+
+    None has more rows than the first.
+    """
+    kept, held = [], 0
+    for layer in layers:
+        if layer.ndim != 2 or layer.shape[1] != w_u.shape[1]:
+            raise ValueError(f"w_out is {tuple(layer.shape)} and w_u is {tuple(w_u.shape)}; expected [N, d] and [V, d]")
+        layer, start = layer.to(w_u.device), 0
+        while held + len(layer) - start >= rows:
+            end = start + rows - held
+            yield torch.cat([*kept, layer[start:end]])
+            kept, held, start = [], 0, end
+        if start < len(layer):
+            kept.append(layer[start:])
+            held += len(layer) - start
+    if kept:
+        yield torch.cat(kept)
 
 
 def _kurtosis(w_out: torch.Tensor, centred: torch.Tensor, block: torch.Tensor) -> torch.Tensor:
@@ -79,33 +105,51 @@ def _kurtosis(w_out: torch.Tensor, centred: torch.Tensor, block: torch.Tensor) -
     return torch.where(spread, len(centred) * fourth / second.square() - 3, torch.nan)
 
 
-def output_weights(model: torch.nn.Module) -> torch.Tensor:
-    """W_out of every MLP neuron of a language model, layer after layer: [N, d], where the unembedding reads.
+def weights_by_layer(model: torch.nn.Module) -> Iterator[torch.Tensor]:
+    """W_out of each MLP of a language model, one at a time: [n, d], where the unembedding reads.
+
+    They are the model's own weights, in its precision and on its devices, not copies; where a projection stands between,
+    products with it, in float32.
 
     Raises
     ------
     ValueError
         If the model has no unembedding, or one of another width without a projection in front of it.
     """
-    weights = [
-        # A linear layer keeps [d, m], GPT-2's Conv1D [m, d].
-        mlp.projection.weight.T if isinstance(mlp.projection, torch.nn.Linear) else mlp.projection.weight
-        for mlp in find_mlps(model)
-    ]
-    together = torch.cat([w.detach() for w in weights])
     width = unembedding(model).shape[1]
-    if together.shape[1] == width:
-        return together
-    # Some OPT models compute at one width and read at another, with a linear layer between.
+    for mlp in find_mlps(model):
+        weight = mlp.projection.weight.detach()
+        if isinstance(mlp.projection, torch.nn.Linear):  # it keeps [d, m], GPT-2's Conv1D [m, d]
+            weight = weight.T
+        if weight.shape[1] != width:
+            weight = _float(weight) @ _between(model, weight.shape[1], width).to(weight.device)
+        yield weight
+
+
+def _between(model: torch.nn.Module, written: int, read: int) -> torch.Tensor:
+    """Some OPT models compute at one width and read at another, with a linear layer between: [written, read]."""
     between = [
         module
         for name, module in model.named_modules()
-        if name.endswith("project_out") and getattr(module, "in_features", 0) == together.shape[1]
+        if name.endswith("project_out") and getattr(module, "in_features", 0) == written
     ]
-    if len(between) != 1 or between[0].out_features != width:
-        widths = f"neurons write {together.shape[1]} numbers and the unembedding reads {width}"
+    if len(between) != 1 or between[0].out_features != read:
+        widths = f"neurons write {written} numbers and the unembedding reads {read}"
         raise ValueError(f"{type(model).__name__}: {widths}; no projection between them was found")
-    return together @ between[0].weight.detach().T
+    return _float(between[0].weight.detach()).T
+
+
+def _float(x: torch.Tensor) -> torch.Tensor:
+    """As it is, or in float32 where that is better."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))
+
+
+def output_weights(model: torch.nn.Module) -> torch.Tensor:
+    """W_out of every MLP neuron of a language model as one table, layer after layer: [N, d].
+
+    For models whose weights fit memory twice; `weights_by_layer` copies nothing, and raises the same errors.
+    """
+    return torch.cat(list(weights_by_layer(model)))
 
 
 def unembedding(model: torch.nn.Module, fold_gain: bool = False) -> torch.Tensor:
@@ -129,7 +173,7 @@ def unembedding(model: torch.nn.Module, fold_gain: bool = False) -> torch.Tensor
     if head is None:
         raise ValueError(f"{type(model).__name__} has no unembedding; load it as a causal language model")
     weight = head.weight.detach()
-    return weight * _final_gain(model, weight) if fold_gain else weight
+    return _float(weight) * _float(_final_gain(model, weight)) if fold_gain else weight
 
 
 def _final_gain(model: torch.nn.Module, w_u: torch.Tensor) -> torch.Tensor:
@@ -150,16 +194,21 @@ def _final_gain(model: torch.nn.Module, w_u: torch.Tensor) -> torch.Tensor:
     # Not its weight as it stands: some norms add 1 to it. Signs have variance 1, and these have mean 0.
     signs = ones.clone()
     signs[1::2] = -1
-    return ((norm(signs) - norm(-signs)) / 2 * signs).detach()
+    return ((norm(signs) - norm(-signs)).to(signs.device) / 2 * signs).detach()
 
 
 def cosines(w_out: torch.Tensor, w_u: torch.Tensor) -> torch.Tensor:
-    """s_v = cos(w_out, w_u[v]) of some neurons with all tokens: [N, V]; for few neurons, since nothing is cut in blocks."""
+    """s_v = cos(w_out, w_u[v]) of some neurons with all tokens: [N, V], float32 or better.
+
+    For few neurons, since nothing is cut in blocks.
+    """
+    w_out, w_u = _float(w_out).to(w_u.device), _float(w_u)
     return torch.nn.functional.normalize(w_out, dim=1) @ torch.nn.functional.normalize(w_u, dim=1).T
 
 
 def promoted_tokens(w_out: torch.Tensor, w_u: torch.Tensor, n: int = 10) -> torch.Tensor:
     """The n tokens whose unembedding vectors lie closest to each neuron's output weight: int64 [N, n], nearest first."""
+    w_u = _float(w_u)
     rows = max(1, BLOCK_BYTES // (w_u.element_size() * len(w_u)))
     return torch.cat([cosines(part, w_u).topk(min(n, len(w_u)), dim=1).indices for part in w_out.split(rows)])
 

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError, model_validator
 
-from rosetta.models.load import ROOT
+from rosetta.models.load import ROOT, SPREAD
 from rosetta.profiles.sections import Point, Settings, Theory
 from rosetta.profiles.values import WHERE, refuse, refused
 
@@ -169,6 +169,9 @@ def _check_models(profile: Profile) -> None:
     _among("token_sweep.pair names the model", profile.token_sweep.pair, profile.models, of)
     _among("positions.pair names the model", profile.positions.pair, profile.models, of)
     _among("filtering names the model", [filtering.scorer, filtering.learner], profile.models, of)
+    if profile.models[filtering.learner].device == SPREAD:
+        said = f"filtering.learner is {filtering.learner!r}, whose device is {SPREAD!r}"
+        refuse(f"{said}; it is trained on one device, so describe it again under another name, with that one")
     for name, spec in profile.models.items():
         config = ROOT / spec.source / "config.json"  # a model of the hub tells only when it is read
         if config.is_file() and profile.context > (most := _positions(config)):

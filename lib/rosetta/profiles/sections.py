@@ -33,9 +33,15 @@ from rosetta.profiles.values import (
     safe,
 )  # fmt: skip
 
+#: One device of torch's.
+DEVICE = "(cpu|cuda|mps)(:[0-9]+)?"
+
 
 class Model(Section):
-    """A model as the file describes it; the profile holds its `ModelSpec`."""
+    """A model as the file describes it; the profile holds its `ModelSpec`.
+
+    ``device`` is for this model alone; left out, it is the profile's. ``spread`` lays it out over all GPUs.
+    """
 
     source: Text
     family: Annotated[Text, AfterValidator(safe)]
@@ -43,6 +49,9 @@ class Model(Section):
     mlp_width: Count
     revision: Revision = None
     remote_code: Annotated[bool, Words("true or false")] = False
+    device: Annotated[str, Field(pattern=f"^(auto|spread|{DEVICE})$"), Words("auto, cpu, cuda, cuda:N or spread")] = (
+        None
+    )
 
 
 def _specs(models: dict[str, Model]) -> dict[str, ModelSpec]:
@@ -300,4 +309,4 @@ class Settings(Section):
     sequences_per_batch: Count
     memory_gb: Annotated[Real, Field(gt=0, le=10**6), Words("a number above 0 (and at most 10^6)")]
     dtype: Annotated[Literal["float32", "bfloat16"], Words("float32 or bfloat16")]
-    device: Annotated[str, Field(pattern="^(auto|(cpu|cuda|mps)(:[0-9]+)?)$"), Words("auto, cpu, cuda or cuda:N")]
+    device: Annotated[str, Field(pattern=f"^(auto|{DEVICE})$"), Words("auto, cpu, cuda or cuda:N")]

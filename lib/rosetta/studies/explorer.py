@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from rosetta.matching.alignment import token_texts
 from rosetta.matching.mutual import top_k
-from rosetta.models.load import load as load_model
 from rosetta.models.load import load_tokenizer
 from rosetta.neurons import selectivity
 from rosetta.neurons.contexts import activations_on
@@ -90,10 +90,11 @@ def _facts(study: Study, name: str, neurons: list[tuple]) -> dict[tuple[int, int
     """(depth, kurtosis, promoted tokens) of some neurons of a model."""
     spec = study.profile.models[name]
     keys = sorted({(layer, unit) for layer, unit, _ in neurons})
-    model, kurtosis = load_model(spec, study.device), properties.kurtosis(study, name)
-    rows = [layer * spec.mlp_width + unit for layer, unit in keys]
-    weights, unembedding = selectivity.output_weights(model)[rows], selectivity.unembedding(model)
-    promoted = selectivity.promoted_tokens(weights, unembedding, study.profile.explorer.promoted)
+    model, kurtosis = study.model(name), properties.kurtosis(study, name)
+    unembedding, weights = selectivity.unembedding(model), []
+    for layer, of_layer in enumerate(selectivity.weights_by_layer(model)):
+        weights.append(of_layer[[unit for at, unit in keys if at == layer]].to(unembedding.device))
+    promoted = selectivity.promoted_tokens(torch.cat(weights), unembedding, study.profile.explorer.promoted)
     tokenizer = load_tokenizer(spec)
     return {
         key: (key[0] / max(1, spec.layers - 1), float(kurtosis[key]), tuple(token_texts(tokenizer, ids)))
@@ -112,7 +113,8 @@ def _heat(study: Study, members: dict, groups: dict) -> dict[str, dict]:
                     wanted.setdefault(text, []).append(row[name][:2])
         width = study.profile.models[name].mlp_width
         columns = {text: [layer * width + unit for layer, unit in neurons] for text, neurons in wanted.items()}
-        read = activations_on(study.reader(name), columns, study.profile.context, study.profile.sequences_per_batch)
+        batch = study.sequences_per_batch([name])
+        read = activations_on(study.reader(name), columns, study.profile.context, batch)
         result[name] = {
             (text, *neuron): (spans, acts[:, column])
             for text, (spans, acts) in read.items()

@@ -17,11 +17,12 @@ import torch
 from tqdm.auto import tqdm
 
 from rosetta.matching import nulls
-from rosetta.matching.activations import AlignedBatches, Example, Reader, strongest_segments
+from rosetta.matching.activations import AlignedBatches, Example, Reader, peak_bytes, strongest_segments
 from rosetta.matching.mutual import match_batches, match_thinned, top_k
 from rosetta.matching.positions import thinning
 from rosetta.matching.segments import segments, windows
 from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untrained
+from rosetta.models.load import load as load_model
 from rosetta.profiles.profile import Profile, ProfileError
 from rosetta.profiles.profile import load as load_profile
 from rosetta.results import keep
@@ -29,6 +30,9 @@ from rosetta.sources import environment, text
 from rosetta.sources.document import Document, excerpt
 
 logger = logging.getLogger(__name__)
+
+#: Of a profile's ``memory_gb``, what a batch of both models may take while it is read; the rest is for tables.
+BATCH_SHARE = 0.5
 
 
 class Study:
@@ -46,19 +50,22 @@ class Study:
     profile : Profile
     folder : Path
         ``results/<profile>``.
+    device : str
+        Where tables are made, and models are that have no device of their own.
+
+    Raises
+    ------
+    ProfileError
+        If a device that the profile names is not there.
     """
 
     def __init__(self, profile: str | Profile = "micro", results: str | Path = "results"):
         self.profile = profile if isinstance(profile, Profile) else load_profile(profile)
         self.results = ROOT / results
         self.folder = self.results / self.profile.name
-        device = self.profile.device
-        self.device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        kind, _, number = self.device.partition(":")
-        if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
-            raise ProfileError(
-                f"{self.profile.path}: device is {device!r}, but there are {torch.cuda.device_count()} GPUs here"
-            )
+        self.device = _there(self.profile, "device", self.profile.device)
+        for name in self.profile.models:
+            self.device_of(name)
 
     # -----------------------------------------------------------------------------------------------------------------
     # Text and models
@@ -71,15 +78,24 @@ class Study:
         for document in text.documents(profile.corpus, profile.seed, self.results / "corpus"):
             yield excerpt(document, profile.excerpt_characters, profile.seed)
 
+    def device_of(self, name: str) -> str:
+        """Where a model is loaded: its own device, or else the profile's; `SPREAD` for all GPUs together."""
+        own = self.profile.models[name].device
+        return _there(self.profile, f"models.{name}.device", own) if own else self.device
+
+    def model(self, name: str) -> torch.nn.Module:
+        """A trained model of the profile, in its precision and where it says."""
+        return load_model(self.profile.models[name], self.device_of(name), getattr(torch, self.profile.dtype))
+
     def reader(self, name: str, untrained_seed: int | None = None) -> Reader:
         """A model of the profile, trained or as an untrained network, with its tokenizer."""
         spec, dtype = self.profile.models[name], getattr(torch, self.profile.dtype)
         if untrained_seed is None:
-            reader = Reader.open(spec, self.device, dtype)
+            model = self.model(name)
         else:  # the same seed must not give two families the same numbers
             seed = zlib.crc32(f"{name}-{untrained_seed}".encode())
-            model = load_untrained(spec, seed, self.device, dtype)
-            reader = Reader(name, model, load_tokenizer(spec))
+            model = load_untrained(spec, seed, self.device_of(name), dtype)
+        reader = Reader(name, model, load_tokenizer(spec))
         if sum(reader.layers) != spec.neurons or len(reader.layers) != spec.layers:
             raise ValueError(
                 f"profile {self.profile.name}: {name} is said to have {spec.layers} layers of {spec.mlp_width} neurons; "
@@ -98,7 +114,32 @@ class Study:
             tokens or self.profile.tokens,
             lambda segment: len(segment.ids_a),
         )
-        return AlignedBatches(a, b, pieces, self.profile.sequences_per_batch)
+        return AlignedBatches(a, b, pieces, self.sequences_per_batch(pair))
+
+    def sequences_per_batch(self, names: Iterable[str]) -> int:
+        """How many sequences some models read at a time: as many as the profile says, or as `BATCH_SHARE` of its memory holds.
+
+        It is reckoned for full contexts (`activations.peak_bytes`), and that it is cut is said once in a warning.
+
+        Raises
+        ------
+        ProfileError
+            If not even one sequence fits.
+        """
+        profile, names = self.profile, list(names)
+        specs = [profile.models[name] for name in names]
+        size = getattr(torch, profile.dtype).itemsize
+        one = sum(peak_bytes(profile.context, [spec.mlp_width] * spec.layers, size) for spec in specs)
+        fit = int(BATCH_SHARE * profile.memory_gb * 2**30 / one)
+        has = f"{profile.path}: memory_gb is {profile.memory_gb:g}, and {BATCH_SHARE:.0%} of it are for a batch"
+        if fit < 1:
+            raise ProfileError(
+                f"{has}; one sequence of {profile.context} tokens takes {one / 2**30:.3g} GB of {' and '.join(names)}: "
+                "give more memory or a smaller context"
+            )
+        if fit < profile.sequences_per_batch:
+            _say(f"{has}: {' and '.join(names)} read {fit} sequences at a time, not {profile.sequences_per_batch}")
+        return min(fit, profile.sequences_per_batch)
 
     def windows(self, tokenizer) -> "Budgeted":
         """The text in which top-activating contexts are sought (E.2), as one model reads it."""
@@ -137,7 +178,7 @@ class Study:
         @cache
         def batches():
             read = self.batches(pair)
-            size = 4 * self.profile.tokens * sum(map(sum, read.layers))
+            size = getattr(torch, self.profile.dtype).itemsize * self.profile.tokens * sum(map(sum, read.layers))
             return read.held() if size <= self.profile.memory_gb * 2**30 else read
 
         return [
@@ -177,12 +218,11 @@ class Study:
             corpus["distributions"] = environment.distributions()
         elif corpus["kind"] == "files":
             corpus["files"] = [[str(f), Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in corpus["paths"]]
-        same_names = (
-            "tokens", "context", "excerpt_characters", "segments_per_document", "seed", "dtype", "sequences_per_batch",
-        )  # fmt: skip
+        same_names = ("tokens", "context", "excerpt_characters", "segments_per_document", "seed", "dtype")
         return {
             "models": {name: fingerprint(profile.models[name]) for name in names}, "corpus": corpus,
             **{key: getattr(profile, key) for key in same_names},
+            "sequences_per_batch": self.sequences_per_batch(names),
         }  # fmt: skip
 
     def examples(self, pair: tuple[str, str], matches: pd.DataFrame, n: int = 3) -> list[pd.DataFrame]:
@@ -276,3 +316,18 @@ def _notice_other_environment(split: str, keep_in: Path) -> None:
     recorded = json.loads(path.read_text(encoding="utf-8"))
     for difference in environment.differences(split, environment.environment_documents(split, keep_in), recorded):
         logger.warning(difference)
+
+
+def _there(profile: Profile, key: str, device: str) -> str:
+    """A device by its name in torch; ProfileError if this machine has none such."""
+    name = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+    kind, _, number = name.partition(":")
+    if kind == "cuda" and int(number or 0) >= torch.cuda.device_count():
+        raise ProfileError(f"{profile.path}: {key} is {device!r}, but there are {torch.cuda.device_count()} GPUs here")
+    return name
+
+
+@cache
+def _say(warning: str) -> None:
+    """Warn, once."""
+    logger.warning(warning)

@@ -15,7 +15,6 @@ from tqdm.auto import tqdm
 from rosetta.matching.mutual import matched_neurons, top_k
 from rosetta.matching.nulls import mean_ci95
 from rosetta.models.load import fingerprint, load_tokenizer
-from rosetta.models.load import load as load_model
 from rosetta.neurons import labels, selectivity, specialization
 from rosetta.neurons.contexts import top_contexts
 from rosetta.results import keep
@@ -49,12 +48,12 @@ def kurtosis(study: Study, name: str, fold_gain: bool = False) -> pd.Series:
     spec = study.profile.models[name]
 
     def compute() -> pd.DataFrame:
-        model = load_model(spec, study.device)
-        w_out, w_u = selectivity.output_weights(model), selectivity.unembedding(model, fold_gain)
+        model = study.model(name)
+        w_out, w_u = selectivity.weights_by_layer(model), selectivity.unembedding(model, fold_gain)
         values = selectivity.vocab_excess_kurtosis(w_out, w_u)
         return all_neurons(study, name).to_frame(index=False).assign(kurtosis=values.cpu().numpy())
 
-    parameters = {"model": fingerprint(spec), "fold_gain": fold_gain}
+    parameters = {"model": fingerprint(spec), "dtype": study.profile.dtype, "fold_gain": fold_gain}
     file = f"{name}.kurtosis{'-folded' if fold_gain else ''}.parquet"
     table = keep(study.folder / "neurons" / file, parameters, compute)
     return table.set_index(["layer", "unit"])["kurtosis"]
@@ -218,12 +217,12 @@ def _of_directions(study: Study, name: str) -> pd.Series:
     spec, seed = study.profile.models[name], study.profile.seed
 
     def compute() -> pd.DataFrame:
-        w_u = selectivity.unembedding(load_model(spec, study.device))
+        w_u = selectivity.unembedding(study.model(name))
         directions = torch.randn(DIRECTIONS, w_u.shape[1], generator=torch.Generator().manual_seed(seed))
-        values = selectivity.vocab_excess_kurtosis(directions.to(w_u), w_u)
+        values = selectivity.vocab_excess_kurtosis(directions, w_u)
         return pd.DataFrame({"kurtosis": values.cpu().numpy()})
 
-    parameters = {"model": fingerprint(spec), "directions": DIRECTIONS, "seed": seed}
+    parameters = {"model": fingerprint(spec), "dtype": study.profile.dtype, "directions": DIRECTIONS, "seed": seed}
     return keep(study.folder / "neurons" / f"{name}.floor.parquet", parameters, compute)["kurtosis"]
 
 
@@ -243,7 +242,7 @@ def _bootstrap(study: Study) -> dict:
 
 def contexts(study: Study, name: str) -> pd.DataFrame:
     """The top-activating contexts of every neuron of a model (`contexts.top_contexts`)."""
-    n, batch = study.profile.contexts.n, study.profile.sequences_per_batch
+    n, batch = study.profile.contexts.n, study.sequences_per_batch([name])
 
     def compute() -> pd.DataFrame:
         reader = study.reader(name)

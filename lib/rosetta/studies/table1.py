@@ -196,13 +196,14 @@ def scores(study: Study, ranked: dict[str, pd.DataFrame], functions: pd.DataFram
     names = [f"L{layer}/U{unit}" for layer, unit in chosen]
 
     def compute() -> pd.DataFrame:
-        streamed, batch = texts(study, functions), profile.sequences_per_batch
+        streamed, batch = texts(study, functions), study.sequences_per_batch([scorer])
         means = filters.mean_activations(study.reader(scorer), streamed, chosen, batch, profile.context)
         return pd.DataFrame(means, columns=names)
 
     parameters = _source(study) | {
         "scorer": fingerprint(profile.models[scorer]), "neurons": names, "numbers": _digest(functions),
-        "context": profile.context, "dtype": profile.dtype, "sequences_per_batch": profile.sequences_per_batch,
+        "context": profile.context, "dtype": profile.dtype,
+        "sequences_per_batch": study.sequences_per_batch([scorer]),
     }  # fmt: skip
     kept = keep(study.folder / "filtering" / f"scores-{functions['split'].iloc[0]}.parquet", parameters, compute)
     *rosetta, other = names
@@ -293,6 +294,7 @@ def perplexities(study: Study, selected: dict[str, np.ndarray]) -> pd.DataFrame:
     """
     filtering, pool, test = study.profile.filtering, drawn(study, "train"), drawn(study, "test")
     spec, training = study.profile.models[filtering.learner], filtering.training
+    device = study.device_of(filtering.learner)
     test = test[test["is_target"]]
     test_texts = cache(lambda: list(texts(study, test)))
     # In the order of the file, so that the order of a selection makes no difference.
@@ -305,10 +307,10 @@ def perplexities(study: Study, selected: dict[str, np.ndarray]) -> pd.DataFrame:
 
         def measure() -> dict:
             if seed is None:
-                model = load_model(spec, study.device)
+                model = load_model(spec, device)
             else:
                 model = pretraining.continue_pretraining(
-                    spec, list(texts(study, functions)), training, seed, folder, study.device,
+                    spec, list(texts(study, functions)), training, seed, folder, device,
                     getattr(torch, study.profile.dtype), sequences,
                 )  # fmt: skip
             tokenizer, batch = load_tokenizer(spec), study.profile.sequences_per_batch
