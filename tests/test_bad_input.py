@@ -4,7 +4,6 @@ import copy
 import json
 import logging
 import math
-import subprocess
 import sys
 
 import numpy as np
@@ -14,7 +13,7 @@ import yaml
 from conftest import edited
 from safetensors.torch import load_file
 
-from rosetta import laws, matching, models, profiles, sources
+from rosetta import laws, matching, models, profiles, report, sources
 from rosetta.matching.correlation import PearsonAccumulator
 from rosetta.matching.mutual import match_batches, mutual_nearest
 from rosetta.models import ROOT, ModelRefused, NoMlpFound
@@ -359,7 +358,8 @@ def test_more_neighbours_than_there_are_neurons_take_no_memory():
         (["micro", "--results", "{tmp}"], "holds no finished run; `make reproduce PROFILE=micro`"),
     ],
 )
-def test_a_command_that_cannot_be_followed(tmp_path, arguments, said):
-    command = [sys.executable, "-m", "rosetta.report", *(argument.format(tmp=tmp_path) for argument in arguments)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode != 0 and said in done.stderr.splitlines()[-1]
+def test_a_command_that_cannot_be_followed(tmp_path, monkeypatch, capsys, arguments, said):
+    monkeypatch.setattr(sys, "argv", ["report", *(argument.format(tmp=tmp_path) for argument in arguments)])
+    with pytest.raises(SystemExit) as ended:
+        report.main()
+    assert ended.value.code != 0 and said in capsys.readouterr().err.splitlines()[-1]
