@@ -2,7 +2,7 @@
 
 It takes most of an hour, so it is run by hand, and as root for the disk, which is mounted::
 
-    .venv/bin/python -m pytest -m by_hand -p no:xdist -s
+    .venv/bin/python -m pytest -m by_hand -p no:xdist -s tests/end_to_end/test_faults.py
 """
 
 import base64
