@@ -502,9 +502,9 @@ def test_a_slow_answer_is_waited_for_no_longer_than_the_timeout(endpoint, tmp_pa
 def test_an_answer_that_drips_is_broken_off(endpoint, tmp_path):
     endpoint.piece, endpoint.pause = 1, 0.05  # each piece in time, the whole answer in ten seconds
     begin = time.monotonic()
-    with pytest.raises(LabelError, match="the answer took longer than 1 s"):
-        ask(contexts_of(["="]), tmp_path, timeout=0.1)
-    assert time.monotonic() - begin < 5
+    with pytest.raises(LabelError, match="the answer took longer than 4 s"):
+        ask(contexts_of(["="]), tmp_path, timeout=0.4)
+    assert time.monotonic() - begin < 9
 
 
 def test_an_answer_without_end_is_broken_off(endpoint, tmp_path):
