@@ -58,12 +58,8 @@ def main() -> None:
             tokenizer(texts, add_special_tokens=False, verbose=False)
 
     def tokenize_and_align():
-        documents = [piece.document for piece in pieces]
-        list(
-            segments.segments(
-                documents, a.tokenizer, b.tokenizer, study.profile.context, study.profile.segments_per_document
-            )
-        )
+        documents, profile = [piece.document for piece in pieces], study.profile
+        list(segments(documents, a.tokenizer, b.tokenizer, profile.context, profile.segments_per_document))
 
     tokenize_and_align()  # the vocabularies' bytes are read once
     seconds = {"tokenize": best_of(3, tokenize)}
