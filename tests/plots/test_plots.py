@@ -25,8 +25,8 @@ SWEEP = pd.DataFrame({
     "tokens": [100, 1_000, 10_000], "count": [5, 8, 9], "overlap": [np.nan, 0.5, 0.9], "jaccard": [np.nan, 0.3, 0.8]
 })  # fmt: skip
 BY_BUDGET = pd.DataFrame({
-    "what": ["aligned", "untrained", "untrained"] * 2, "positions": [100] * 3 + [1_000] * 3,
-    "pairs": [9, 5, 7, 8, 2, 4], "mean": 0.5, "high": [0.9, 0.3, 0.4, 0.9, 0.2, 0.4],
+    "what": ["aligned", "untrained", "untrained", "permuted"] * 2, "positions": [100] * 4 + [400] * 4,
+    "pairs": [9, 5, 7, 8, 8, 2, 4, 9], "mean": 0.5, "high": [0.9, 0.3, 0.4, 0.5, 0.9, 0.2, 0.4, 0.1],
 })  # fmt: skip
 BY_THINNING = pd.DataFrame({
     "t": [np.nan, 1e-2], "pairs": [9, 8], "strict": [4, 8], "untrained": [3.0, 6.5], "untrained_high": [0.4, 0.2],

@@ -98,6 +98,10 @@ def positions(by_budget: pd.DataFrame, by_thinning: pd.DataFrame, by_outliers: p
             label = name if axes is count else f"{name}, {'mean' if what == 'aligned' else 'null quantile'}"
             bars = {"yerr": ends, "capsize": 3, "linewidth": 1.3}
             axes.errorbar(of_budget.index, of_budget["mean"], fmt=f"{marker}-", color=color, label=label, **bars)
+    permuted = by_budget[by_budget["what"] == "permuted"].groupby("positions")["high"].mean()
+    most = permuted.index[-1]
+    noise = permuted[most] * (most / permuted.index) ** 0.5
+    height.plot(permuted.index, noise, ":", color=GREY, label=r"as $1\,/\sqrt{\mathrm{positions}}$")
     count.set(xscale="log", ylim=(0, None), xlabel="positions", ylabel="matched pairs", title="a  more positions")
     height.set(
         xscale="log", yscale="log", xlabel="positions", ylabel="correlation of a pair", title="b  the same pairs"

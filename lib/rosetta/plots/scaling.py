@@ -48,9 +48,9 @@ def null_counts(points: pd.DataFrame, null: str) -> Figure:
     null : {"untrained", "permuted"}
     """
     figure, axes = plt.subplots()
-    permuted = null == "permuted"
-    trained = "aligned_same" if permuted else "raw"
-    over = which_positions(points["permuted_positions"], points["positions"]) if permuted else "all positions"
+    trained, over = "raw", "all positions"
+    if null == "permuted":
+        trained, over = "aligned_same", which_positions(points["permuted_positions"], points["positions"])
     for index, (curve, group) in enumerate(points.groupby("curve", sort=False)):
         color, shape = COLORS[index % 6], MARKERS[index % 6]
         axes.plot(group["neurons"], group[trained], shape + "-", color=color, alpha=0.3, linewidth=1)
@@ -61,7 +61,7 @@ def null_counts(points: pd.DataFrame, null: str) -> Figure:
         bars = {"yerr": [low, high], "capsize": 3}
         axes.errorbar(group["neurons"], mean.clip(lower=0.5), fmt=shape + "--", color=color, label=label(curve), **bars)
     style.log_axes(axes, SIZE, "matched pairs")
-    title = f"dashed: {null}, mean and 95% interval; faint: trained; {over}"
+    title = f"dashed: {null}, mean and 95% interval; faint: trained\nboth over {over}"
     return legend_below(figure, axes, columns=3, title=title, title_fontsize=11)
 
 
