@@ -38,6 +38,7 @@ VALUES = {
     "nulls.quantile": (0, 1, 1.5, "0.9", True, None, *FLOATS),
     "nulls.untrained_seeds": ([], [1, 1], [1.0], ["1"], [True], 1, None, [2**40]),
     "nulls.permutation_seeds": ([], [2, 2, 2], [None], "1"),
+    "nulls.permuted_tokens": (0, -1, 1.5, "5", True, [3], HUGE, 10**6, *FLOATS),
     "token_sweep.pair": ([], ["opt-32x2"], ["opt-32x2", "opt-32x2"], ["opt-32x2", "gpt-5"], "opt-32x2", [1, 2], None),
     "positions.t": ([], 0, -1e-3, "1e-3", True, None, math.inf),
     "positions.pair": ([], ["opt-32x2"], ["opt-32x2", "opt-32x2"], ["opt-32x2", "gpt-5"], ["opt-32x2", "qwen-48x3"], None),
