@@ -312,9 +312,6 @@ CALLS = {
     "layers of one model": (lambda: match_batches([(A, B)], layers=([3],)), "layers is"),
     "an unknown method": (lambda: match_batches([(A, B)], method="guess"), "method is 'guess'"),
     "a sketch's options for exact": (lambda: match_batches([(A, B)], rows=5), "rows are options of method 'sketch'"),
-    "a sketch with fewer candidates than neighbours": (
-        lambda: match_batches([(A, B)], k=3, method="sketch", candidates=2), "candidates is 2",
-    ),
     "a sketch without candidates": (lambda: match_batches([(A, B)], method="sketch", candidates=0), "candidates is 0"),
     "a sketch without rows": (lambda: match_batches([(A, B)], method="sketch", rows=0), "rows 0"),
     "a sketch that may not be wrong": (lambda: match_batches([(A, B)], method="sketch", errors=0), "errors is 0"),
@@ -323,6 +320,9 @@ CALLS = {
     "a sketch of a generator": (lambda: match_batches(((A, B) for _ in "x"), method="sketch"), "twice"),
     "a tile of a generator": (lambda: match_batches(((A, B) for _ in "x"), layers=([3], [2]), memory_bytes=16), "only once"),
     "no memory": (lambda: match_batches([(A, B)], memory_bytes=1), "memory budget of 1 bytes"),
+    "a sketch with fewer candidates than neighbours": (
+        lambda: match_batches([(A, B)], k=3, method="sketch", candidates=2), "candidates is 2",
+    ),
     "an accumulator without neurons": (lambda: PearsonAccumulator(0, 2), "at least 1"),
     "a correlation of nothing": (lambda: PearsonAccumulator(3, 2).correlation(), "at least 2 positions"),
     "no null": (lambda: matching.threshold([]), "no null tables"),
