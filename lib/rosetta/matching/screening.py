@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 
 from rosetta.matching.chosen import Chosen, Known, Rectangle, check_positions, with_equals
 from rosetta.matching.correlation import tiles
@@ -93,7 +93,7 @@ def screen_and_verify(
         raise ValueError("sketching reads the batches twice; pass a list or AlignedBatches, not a generator")
     keys = getattr(batches, "keys", None) if keys is None else keys
     batches, n_a, n_b = widths(batches, layers)
-    errors = float(stats.norm.isf(WRONG_PAIRS / (n_a * n_b))) if errors is None else errors
+    errors = float(-special.ndtri(WRONG_PAIRS / (n_a * n_b))) if errors is None else errors
     if not errors > 0:
         raise ValueError(f"errors is {errors}; it must be more than 0")
     needed = 8 * rows * (n_a + n_b)
