@@ -4,7 +4,7 @@ One mechanism for all architectures: a hook on each output projection that `find
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -240,11 +240,17 @@ class AlignedBatches:
         self.names, self.layers = (a.name, b.name), (a.layers, b.layers)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return map(self.aligned, batched(self.pieces, self.sequences_per_batch))
+        return (batch for _, batch in self.with_segments())
+
+    def with_segments(self) -> Iterator[tuple[list[Segment], tuple[torch.Tensor, torch.Tensor]]]:
+        """Each batch with the segments that it was read from."""
+        for segments in batched(self.pieces, self.sequences_per_batch):
+            yield segments, self.aligned(segments)
 
     def held(self) -> "HeldBatches":
         """The same batches, read once and kept in memory, for work that goes through them several times."""
-        return HeldBatches(self, self.names, self.layers)
+        segments, batches = zip(*self.with_segments(), strict=True)
+        return HeldBatches(batches, self.names, self.layers, segments)
 
     def aligned(self, batch: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         """Both models' activations over some segments, pooled to their canonical spans."""
@@ -255,11 +261,21 @@ class AlignedBatches:
 
 
 class HeldBatches(list):
-    """Batches in memory, with the names and layers of the models that they were read from."""
+    """Batches in memory, with the names and layers of the models and the segments that they were read from."""
 
-    def __init__(self, batches: Iterable, names: tuple[str, str], layers: tuple[list[int], list[int]]):
+    def __init__(
+        self,
+        batches: Iterable,
+        names: tuple[str, str],
+        layers: tuple[list[int], list[int]],
+        segments: Sequence[list[Segment]] = (),
+    ):
         super().__init__(batches)
-        self.names, self.layers = names, layers
+        self.names, self.layers, self.segments = names, layers, segments
+
+    def with_segments(self) -> Iterator[tuple[list[Segment], tuple[torch.Tensor, torch.Tensor]]]:
+        """As `AlignedBatches` gives them."""
+        return zip(self.segments, self, strict=True)
 
 
 class Example(NamedTuple):
@@ -271,12 +287,14 @@ class Example(NamedTuple):
     b: np.ndarray
 
 
-def strongest_segments(batches: AlignedBatches, pairs: list[tuple[int, int]], n: int = 3) -> list[list[Example]]:
+def strongest_segments(
+    batches: AlignedBatches | HeldBatches, pairs: list[tuple[int, int]], n: int = 3
+) -> list[list[Example]]:
     """For each pair of neurons the n segments on which both fire most: by the product of the two peaks.
 
     Parameters
     ----------
-    batches : AlignedBatches
+    batches : AlignedBatches or HeldBatches
     pairs : list of (int, int)
         Neurons of A and of B, numbered through all layers.
     n : int
@@ -288,8 +306,7 @@ def strongest_segments(batches: AlignedBatches, pairs: list[tuple[int, int]], n:
     """
     best: list[list[Example]] = [[] for _ in pairs]
     columns_a, columns_b = (list(column) for column in zip(*pairs, strict=True))
-    for batch in batched(batches.pieces, batches.sequences_per_batch):
-        a, b = batches.aligned(batch)
+    for batch, (a, b) in batches.with_segments():
         sizes = [len(segment.canonical) for segment in batch]
         parts_a, parts_b = (x.float().cpu().split(sizes) for x in (a[:, columns_a], b[:, columns_b]))
         for segment, part_a, part_b in zip(batch, parts_a, parts_b, strict=True):
