@@ -128,14 +128,15 @@ class Study:
             self._listed = {key: Budgeted(stream, key[-1], lambda segment: len(segment.ids_a))}
         return self._listed[key]
 
-    def trained(self, pair: tuple[str, str]) -> AlignedBatches | HeldBatches:
-        """The batches of two trained models; where ``memory_gb`` holds them they are read once, and kept for what follows."""
-        if pair not in self._trained:
+    def trained(self, pair: tuple[str, str], tokens: int | None = None) -> AlignedBatches | HeldBatches:
+        """The `batches` of two trained models: read once, and kept for what follows, where ``memory_gb`` holds them."""
+        key = (*pair, tokens or self.profile.tokens)
+        if key not in self._trained:
             self._trained = {}  # room for these
-            batches = self.batches(pair)
-            size = getattr(torch, self.profile.dtype).itemsize * self.profile.tokens * sum(map(sum, batches.layers))
-            self._trained = {pair: batches.held() if size <= self.profile.memory_gb * 2**30 else batches}
-        return self._trained[pair]
+            batches = self.batches(pair, tokens)
+            size = getattr(torch, self.profile.dtype).itemsize * key[-1] * sum(map(sum, batches.layers))
+            self._trained = {key: batches.held() if size <= self.profile.memory_gb * 2**30 else batches}
+        return self._trained[key]
 
     def sequences_per_batch(self, names: Iterable[str]) -> int:
         """How many sequences some models read at a time: as many as the profile says, or as `BATCH_SHARE` of its memory holds.
