@@ -8,12 +8,12 @@ import tokenizers
 import torch
 import transformers
 import yaml
-from conftest import PAIR, mutual
+from conftest import OTHER, PAIR, mutual
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, pre_tokenizers
 
 from rosetta import models
-from rosetta.matching.activations import BadActivations, HeldBatches
+from rosetta.matching.activations import BadActivations, HeldBatches, Reader
 from rosetta.matching.positions import thinning
 from rosetta.profiles import ProfileError
 from rosetta.sources import environment
@@ -135,6 +135,20 @@ def test_permuted_matches_do_not_depend_on_whether_memory_holds_the_activations(
     assert not any(isinstance(call.batches, HeldBatches) for call in calls[len(roomy) :])
     for a, b in zip(roomy, tight, strict=True):
         assert same(a, b)
+
+
+def test_what_is_matched_of_trained_models_is_read_once_and_its_text_listed_once(profile, tmp_path, monkeypatch):
+    read, listed = [], []
+    pooled, cut = Reader.read_pooled, matches.segments
+    monkeypatch.setattr(Reader, "read_pooled", lambda self, *args: read.append(self) or pooled(self, *args))
+    monkeypatch.setattr(matches, "segments", lambda *args: listed.append(args) or cut(*args))
+    one = Study(profile(sequences_per_batch=1_000), tmp_path)
+    one.matches(PAIR), one.permuted_matches(PAIR), one.best_pairs(PAIR)
+    assert [reader.name for reader in read] == list(PAIR)
+    one.untrained_matches(PAIR)
+    assert [reader.name for reader in read] == [*PAIR] * 3 and len(listed) == 1
+    one.matches(OTHER)
+    assert len(read) == 8 and len(listed) == 2
 
 
 def test_two_untrained_families_and_two_seeds_are_four_different_networks(profile, tmp_path):

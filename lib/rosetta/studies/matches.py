@@ -306,11 +306,17 @@ class Budgeted:
         The piece that reaches this number is the last.
     count : callable
         The tokens of a piece.
+
+    Attributes
+    ----------
+    read : int
+        Tokens that were read when they were last gone through to the end.
     """
 
     def __init__(self, stream: Callable[[], Iterator], tokens: int, count: Callable[[Any], int]):
         self.stream, self.tokens, self.count = stream, tokens, count
         self.held: list = []
+        self.read = 0
 
     def __iter__(self) -> Iterator:
         read, pieces = 0, []
@@ -322,8 +328,9 @@ class Budgeted:
                 read += self.count(piece)
                 bar.update(self.count(piece))
                 if read >= self.tokens:
-                    self.held = pieces
+                    self.held, self.read = pieces, read
                     return
+        self.read = read
         if not read:
             raise ValueError(
                 "no stretch of the corpus fits the context and, for a pair, lies between boundaries that both tokenizers "
