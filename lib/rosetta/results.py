@@ -140,6 +140,7 @@ def _parsed(file: Path, _mtime: int) -> tuple[str, frozenset[str]]:
     return hashlib.sha256(ast.dump(tree).encode()).hexdigest(), frozenset(imported)
 
 
+@cache
 def _file(module: str) -> Path | None:
     """The file of a module of the library, or of a folder's list of names; None for anything else."""
     top, *inside = module.split(".")
