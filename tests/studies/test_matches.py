@@ -151,6 +151,18 @@ def test_what_is_matched_of_trained_models_is_read_once_and_its_text_listed_once
     assert len(read) == 8 and len(listed) == 2
 
 
+def test_the_models_of_a_family_have_one_listing_of_the_text_and_another_family_its_own(profile, tmp_path):
+    one = Study(profile(), tmp_path)
+    small, large, opt = (
+        models.load_tokenizer(models.ModelSpec(name, f"zoo/{name}", family, 2, 128))
+        for name, family in (("pythia-32x2", "pythia"), ("pythia-48x3", "pythia"), ("opt-32x2", "opt"))
+    )
+    assert one.windows(small) is one.windows(large) is not one.windows(opt)
+    listed = one.windows(small)
+    first, again = list(listed), list(listed)
+    assert len(first) > 5 and all(a is b for a, b in zip(first, again, strict=True))
+
+
 def test_two_untrained_families_and_two_seeds_are_four_different_networks(profile, tmp_path):
     one = Study(profile(), tmp_path)
     weights = [

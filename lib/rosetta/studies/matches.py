@@ -21,7 +21,7 @@ from rosetta.matching import nulls
 from rosetta.matching.activations import AlignedBatches, Example, HeldBatches, Reader, peak_bytes, strongest_segments
 from rosetta.matching.mutual import match_batches, match_thinned, top_k
 from rosetta.matching.positions import thinning
-from rosetta.matching.segments import Segment, segments, windows
+from rosetta.matching.segments import Segment, Window, segments, windows
 from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untrained
 from rosetta.models.load import load as load_model
 from rosetta.profiles.profile import Profile, ProfileError
@@ -69,8 +69,8 @@ class Study:
         self.device = _there(self.profile, "device", self.profile.device)
         for name in self.profile.models:
             self.device_of(name)
-        self._listed: dict[tuple, Budgeted] = {}  # the text and the activations of the pair that was asked for last
-        self._trained: dict[tuple, AlignedBatches | HeldBatches] = {}
+        self._listed: dict[tuple, Budgeted] = {}  # the text that was asked for last
+        self._trained: dict[tuple, AlignedBatches | HeldBatches] = {}  # the same of what was read
 
     # -----------------------------------------------------------------------------------------------------------------
     # Text and models
@@ -165,12 +165,17 @@ class Study:
 
     def windows(self, tokenizer) -> "Budgeted":
         """The text in which top-activating contexts are sought (E.2), as one model reads it."""
-        context, per_document = self.profile.context, self.profile.segments_per_document
-        return Budgeted(
-            lambda: windows(self.documents(), tokenizer, context, per_document),
-            self.profile.contexts.tokens,
-            lambda window: len(window.ids),
-        )
+        # The models of a family have one tokenizer, each its own copy.
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        key = (backend.to_str() if backend else tokenizer,)
+        if key not in self._listed:
+            context, per_document = self.profile.context, self.profile.segments_per_document
+
+            def stream() -> Iterator[Window]:
+                return windows(self.documents(), tokenizer, context, per_document)
+
+            self._listed = {key: Budgeted(stream, self.profile.contexts.tokens, lambda window: len(window.ids))}
+        return self._listed[key]
 
     # -----------------------------------------------------------------------------------------------------------------
     # Matches
@@ -328,15 +333,15 @@ class Budgeted:
                 read += self.count(piece)
                 bar.update(self.count(piece))
                 if read >= self.tokens:
-                    self.held, self.read = pieces, read
-                    return
-        self.read = read
+                    break
+        self.held, self.read = pieces, read
         if not read:
             raise ValueError(
                 "no stretch of the corpus fits the context and, for a pair, lies between boundaries that both tokenizers "
                 "share"
             )
-        logger.warning("the corpus holds %d of the %d tokens asked for", read, self.tokens)
+        if read < self.tokens:
+            logger.warning("the corpus holds %d of the %d tokens asked for", read, self.tokens)
 
 
 @cache
