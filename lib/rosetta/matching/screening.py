@@ -7,7 +7,7 @@ estimate that is not in it. `verification` does the rest.
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 
 from rosetta.matching.correlation import ROUNDED, Moments, tiles
 from rosetta.matching.cost import ROWS
@@ -135,7 +135,7 @@ def _options(n_a, n_b, k, rows, candidates, errors) -> tuple[int, float]:
     candidates = max(64, 2 * k) if candidates is None else candidates
     if candidates < k or rows < 1:
         raise ValueError(f"candidates is {candidates} and rows {rows}; allowed are at least k = {k} and at least 1")
-    errors = float(stats.norm.isf(WRONG_PAIRS / (n_a * n_b))) if errors is None else errors
+    errors = float(-special.ndtri(WRONG_PAIRS / (n_a * n_b))) if errors is None else errors
     if not errors > 0:
         raise ValueError(f"errors is {errors}; it must be more than 0")
     return candidates, errors
