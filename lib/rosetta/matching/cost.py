@@ -63,6 +63,8 @@ class Cost(NamedTuple):
         How often the positions are gone through.
     memory : int
         Bytes of tables, sketches and accumulators at their peak.
+    tile : (int, int) or None
+        Neurons of both models that one reading is summed of, where it is not all of them.
     rows : int
         Of the sketches; 0 without.
     exact_share : float
@@ -73,6 +75,7 @@ class Cost(NamedTuple):
     stages: tuple[Stage, ...]
     readings: int
     memory: int
+    tile: tuple[int, int] | None = None
     rows: int = 0
     exact_share: float = 0
 
@@ -133,7 +136,7 @@ def sketch(
     sketches = sketch_bytes(n_a, n_b, rows, thinned)
     accumulators = int(min(memory_bytes, 4 * sets * share * table))
     screen = sketches + _tile_bytes(n_a, n_b, memory_bytes)
-    return Cost("sketch", stages, 2 + again, max(screen, accumulators), rows, share)
+    return Cost("sketch", stages, 2 + again, max(screen, accumulators), None, rows, share)
 
 
 def sketch_bytes(n_a: int, n_b: int, rows: int, thinned: bool = False) -> int:
@@ -164,7 +167,7 @@ def _table(method, n_a, n_b, positions, memory_bytes, k, thinned) -> Cost:
         Stage("product", **{of_type: 2 * table * positions}),
         Stage("search", search=sought * sets * table, memory=TABLE_BYTES * sets * table),
     )
-    return Cost(method, stages, down * across, 4 * tables * height * width)
+    return Cost(method, stages, down * across, 4 * tables * height * width, (height, width))
 
 
 def _verify(n: int, positions: int, sets: int) -> tuple[Stage]:
