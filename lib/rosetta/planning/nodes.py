@@ -40,7 +40,9 @@ class Node(NamedTuple):
             return cls(name, max(1, gpus), calibrated("cuda" if gpus else "cpu"))
         count, preset = re.fullmatch(r"(?:([1-9]\d*)x)?(.*)", name).groups()
         if preset not in PRESETS:
-            raise ValueError(f"there is no node {name!r}; allowed are here, {', '.join(PRESETS)} and several, as 8xA100")
+            raise ValueError(
+                f"there is no node {name!r}; allowed are here, {', '.join(PRESETS)} and several, as 8xA100"
+            )
         return cls(name, int(count or 1), PRESETS[preset])
 
 

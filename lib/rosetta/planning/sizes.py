@@ -47,7 +47,9 @@ class Size(NamedTuple):
 
     def reading(self, tokens: int, context: int, itemsize: int) -> Stage:
         """One reading of so many tokens: a forward pass, and the pooling of its activations."""
-        flop = tokens * (2 * self.blocks + 2 * context * self.layers * self.hidden)  # each token attends to half of them
+        flop = tokens * (
+            2 * self.blocks + 2 * context * self.layers * self.hidden
+        )  # each token attends to half of them
         numbers = tokens * (FORWARD_NUMBERS * self.layers * self.hidden + POOL_NUMBERS * self.neurons)
         kind = "bfloat16" if itemsize == 2 else "float32"
         return Stage("read", **{kind: flop}, memory=itemsize * numbers)
