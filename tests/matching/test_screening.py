@@ -215,6 +215,7 @@ def test_equal_neurons_go_to_the_lower_index_as_in_exact_matching():
         for rows in (64, 256, 2048):
             table = match_batches(batches, k, "sketch", rows=rows)
             assert not wrong(batches, table, k, tie=0)
+            assert not wrong(batches, match_batches(batches, k, "bfloat16"), k, tie=0)
             if rows == 2048 and k == 1:
                 assert table.attrs["certified_a"] > 0.5
 

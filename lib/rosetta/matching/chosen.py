@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rosetta.matching.correlation import Moments, PearsonAccumulator, tiles
+from rosetta.matching.correlation import Moments, tiles
 from rosetta.matching.nearest import Neighbours, neighbours
 from rosetta.matching.rounds import Round
 
@@ -25,10 +25,17 @@ class Rectangle(NamedTuple):
 
 
 class Known:
-    """The exact correlations known so far: of these each neuron's nearest neighbours are taken."""
+    """The exact correlations known so far: of these each neuron's nearest neighbours are taken.
 
-    def __init__(self, n_a: int, n_b: int, k: int):
-        self.n, self.k = (n_a, n_b), k
+    Parameters
+    ----------
+    alive : (bool [n_a], bool [n_b])
+        Who can be a neighbour.
+    k : int
+    """
+
+    def __init__(self, alive: tuple[np.ndarray, np.ndarray], k: int):
+        self.alive, self.n, self.k = alive, tuple(map(len, alive)), k
         self.found: tuple[list, list] = ([], [])  # (neurons, others, correlations) of A's neurons, and of B's
         self.places, self.r = np.empty(0, dtype=np.int64), np.empty(0)  # of single pairs: u n_b + v, ascending
 
@@ -49,9 +56,13 @@ class Known:
         """The correlations of single pairs that are known."""
         return self.r[np.searchsorted(self.places, places)]
 
-    def add_neighbours(self, rectangle: Rectangle, of_rows: Neighbours, of_columns: Neighbours) -> None:
-        """The nearest neighbours within a rectangle."""
-        for side, nearest in enumerate((of_rows, of_columns)):
+    def add_rectangle(self, rectangle: Rectangle, r: torch.Tensor) -> None:
+        """The nearest neighbours within a rectangle, by all its correlations, which are used up."""
+        r.clamp_(-1, 1)
+        for side, neurons in enumerate(rectangle):
+            dead = torch.from_numpy(np.flatnonzero(~self.alive[side][neurons])).to(r.device)
+            r.index_fill_(side, dead, torch.nan)
+        for side, nearest in enumerate(neighbours(r, self.k)):
             of, others = rectangle[side], rectangle[1 - side]
             row, rank = np.nonzero(nearest.indices >= 0)
             values = nearest.values[row, rank]
@@ -79,7 +90,7 @@ def with_equals(best: tuple[Neighbours, Neighbours], same: list[np.ndarray], k: 
     """The neighbours of all neurons, from those of the first of equals: `same` has the first for each."""
     if all((first == np.arange(len(first))).all() for first in same):
         return best
-    known = Known(len(same[0]), len(same[1]), k)
+    known = Known(tuple(np.ones(len(first), dtype=bool) for first in same), k)
     for side, nearest in enumerate(best):
         of, rank = np.nonzero(nearest.indices >= 0)
         others, values = nearest.indices[of, rank], nearest.values[of, rank]
@@ -103,6 +114,8 @@ def _all_equal(firsts: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.nda
 class Chosen(Round):
     """Sums for the exact correlations of some pairs and of all pairs in some rectangles.
 
+    Means and norms are known, so activations are standardized as they come, and r is the sum of their products.
+
     Parameters
     ----------
     a, b : Moments
@@ -110,59 +123,57 @@ class Chosen(Round):
     u, v : int64 [p]
         Pairs of living neurons, sorted by u and then v, none twice.
     rectangles : list of Rectangle
-        Their accumulators are held at once; `groups` cuts what is too large.
+        Their tables are held at once; `groups` cuts what is too large.
     device : str or torch.device
     """
 
     def __init__(self, a: Moments, b: Moments, u: np.ndarray, v: np.ndarray, rectangles: list[Rectangle], device="cpu"):
         super().__init__(len(a.mean), len(b.mean))
-        self.u, self.v = np.asarray(u, dtype=np.int64), np.asarray(v, dtype=np.int64)
         self.moments, self.rectangles = (a, b), rectangles
+        self.u, self.v = np.asarray(u, dtype=np.int64), np.asarray(v, dtype=np.int64)
         self.r = torch.zeros(len(self.u), dtype=torch.float64, device=device)
-        self.sums = [PearsonAccumulator(*map(len, rectangle), device) for rectangle in rectangles]
-        # Only the neurons that are in a pair are standardized and turned.
-        self.in_a, u = np.unique(self.u, return_inverse=True)
-        self.in_b, v = np.unique(self.v, return_inverse=True)
-        self.sides = [_Standard(side, neurons) for side, neurons in ((a, self.in_a), (b, self.in_b))]
-        ends = np.searchsorted(u, np.arange(len(self.in_a) + 1))
-        self.pattern = _csr(ends, v, (len(self.in_a), len(self.in_b))).to(device)
+        self.tables = [torch.zeros(len(rows), len(columns), device=device) for rows, columns in rectangles]
+        in_rectangles = zip(*rectangles, strict=True) if rectangles else ((), ())
+        self.sides = [
+            _Standard(side, [pairs, *others])
+            for side, pairs, others in zip((a, b), (self.u, self.v), in_rectangles, strict=True)
+        ]
+        places = [side.places(pairs) for side, pairs in zip(self.sides, (self.u, self.v), strict=True)]
+        self.pattern = _csr(*places, [len(side.neurons) for side in self.sides]).to(device)
+        self.within = [
+            [torch.from_numpy(side.places(part)).to(device) for side, part in zip(self.sides, rectangle, strict=True)]
+            for rectangle in rectangles
+        ]
 
     def empty(self):
         return Chosen(*self.moments, self.u, self.v, self.rectangles, self.r.device)
 
     def add(self, a, b, keys, kept):
-        for rectangle, sums in zip(self.rectangles, self.sums, strict=True):
-            sums.update(of_neurons(a, rectangle.rows), of_neurons(b, rectangle.columns))
-        if not len(self.u):
-            return
         # The sampled product keeps one core busy, so as many parts of the positions are worked at as there are cores.
         threads = torch.get_num_threads() if self.r.device.type == "cpu" else 1
-        a, b = of_neurons(a, self.in_a), of_neurons(b, self.in_b)
+        step = CHUNK * threads * (8 if self.rectangles else 1)  # large tables are added to less often
         with ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(a), CHUNK * threads):
-                parts = [slice(i, i + CHUNK) for i in range(start, min(len(a), start + CHUNK * threads), CHUNK)]
-                tables = [[side(x[part]) for side, x in zip(self.sides, (a, b), strict=True)] for part in parts]
-                for products in pool.map(self._products, tables):
-                    self.r += products
+            for start in range(0, len(a), step):
+                x, y = (side(batch[start : start + step]) for side, batch in zip(self.sides, (a, b), strict=True))
+                for table, (rows, columns) in zip(self.tables, self.within, strict=True):
+                    table.addmm_(_columns(x, rows).T, _columns(y, columns))
+                if len(self.u):
+                    for products in pool.map(self._products, x.split(CHUNK), y.split(CHUNK)):
+                        self.r += products
 
-    def _products(self, tables: list[torch.Tensor]) -> torch.Tensor:
-        return torch.sparse.sampled_addmm(self.pattern, tables[0], tables[1].T, beta=0).values()
+    def _products(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.sparse.sampled_addmm(self.pattern, x.T.contiguous(), y.T.contiguous().T, beta=0).values()
 
     def merge(self, other):
         self.r = self.r + other.r
-        for mine, others in zip(self.sums, other.sums, strict=True):
-            mine.join(others)
+        self.tables = [mine + others for mine, others in zip(self.tables, other.tables, strict=True)]
 
     def tensors(self):
-        return {"r": self.r} | {
-            f"{i}.{name}": tensor for i, sums in enumerate(self.sums) for name, tensor in sums.tensors().items()
-        }
+        return {"r": self.r, **{str(i): table for i, table in enumerate(self.tables)}}
 
     def take(self, tensors):
         self.r = tensors["r"].to(self.r.device)
-        for i, sums in enumerate(self.sums):
-            start = f"{i}."
-            sums.take({k.removeprefix(start): t for k, t in tensors.items() if k.startswith(start)}, self.positions)
+        self.tables = [tensors[str(i)].to(self.r.device) for i in range(len(self.tables))]
 
     def parameters(self):
         chosen = hashlib.sha256()
@@ -174,7 +185,7 @@ class Chosen(Round):
         """What the filled round tells: the pairs' correlations, and the nearest neighbours within the rectangles."""
         known.add_pairs(self.u, self.v, self.r.cpu().numpy())
         for rectangle in self.rectangles:
-            known.add_neighbours(rectangle, *neighbours(self.sums.pop(0).correlation(), known.k))
+            known.add_rectangle(rectangle, self.tables.pop(0))
 
 
 def groups(rectangles: list[Rectangle], memory_bytes: int) -> Iterator[list[Rectangle]]:
@@ -194,27 +205,39 @@ def groups(rectangles: list[Rectangle], memory_bytes: int) -> Iterator[list[Rect
     yield group
 
 
-def of_neurons(x: torch.Tensor, neurons: np.ndarray) -> torch.Tensor:
-    """The columns of some neurons, ascending; x itself where it has no others."""
-    if len(neurons) == x.shape[1]:
-        return x
-    return x.index_select(1, torch.from_numpy(neurons).to(x.device))
-
-
 class _Standard:
-    """Makes activations [T, n] rows of a product, [n, T]: centred, and of unit length over all positions."""
+    """Activations [T, n] of the neurons that are asked for: centred, and of unit length over all positions."""
 
-    def __init__(self, moments: Moments, neurons: np.ndarray):
+    def __init__(self, moments: Moments, asked: list[np.ndarray]):
+        self.neurons = np.unique(np.concatenate(asked))
+        n = len(moments.mean)
+        if 2 * len(self.neurons) > n:  # to leave the others out would cost more than to take them along
+            self.neurons = np.arange(n)
+        self.all = len(self.neurons) == n
+        self.index = torch.from_numpy(self.neurons).to(moments.mean.device)
         parts = (moments.shift, moments.scale, moments.mean.float(), moments.norm().reciprocal().nan_to_num_(nan=0))
-        self.shift, self.scale, self.mean, self.unit = (of_neurons(part[None], neurons)[0] for part in parts)
+        self.shift, self.scale, self.mean, self.unit = (part[self.index] for part in parts)
+        self.room = torch.empty(0)
+
+    def places(self, neurons: np.ndarray) -> np.ndarray:
+        """Where some neurons stand among those asked for."""
+        return np.searchsorted(self.neurons, neurons)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        x = (x.to(self.mean.device).float() - self.shift).mul_(self.scale).sub_(self.mean).mul_(self.unit)
-        return x.T.contiguous()
+        x = x.to(self.index.device)
+        x = (x if self.all else x.index_select(1, self.index)).float()
+        if self.room.shape != x.shape:  # the same each time: new memory costs more than the arithmetic
+            self.room = torch.empty_like(x)
+        return torch.sub(x, self.shift, out=self.room).mul_(self.scale).sub_(self.mean).mul_(self.unit)
 
 
-def _csr(ends: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> torch.Tensor:
-    """A sparse matrix of zeros by its compressed rows."""
+def _columns(x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return x if len(columns) == x.shape[1] else x.index_select(1, columns)
+
+
+def _csr(rows: np.ndarray, columns: np.ndarray, shape: list[int]) -> torch.Tensor:
+    """A sparse matrix of zeros at some places, which are sorted by row."""
+    ends = np.searchsorted(rows, np.arange(shape[0] + 1))
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Sparse", UserWarning)  # "in beta state"
         values = torch.zeros(len(columns))

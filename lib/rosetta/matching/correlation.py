@@ -163,11 +163,13 @@ class Moments:
         x = self._begin(x)
         total, squares = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
         rows = ROWS if x.device.type == "cpu" else len(x)
+        room, squared = (torch.empty(min(rows, len(x)), x.shape[1], device=x.device) for _ in range(2))
         for start in range(0, len(x), rows):
-            part = (x[start : start + rows] - self.shift).mul_(self.scale)
+            n = min(rows, len(x) - start)
+            part = torch.sub(x[start : start + n], self.shift, out=room[:n]).mul_(self.scale)
             total += part.sum(0)
-            squares += part.square().sum(0)
-            take(part, slice(start, start + rows))
+            squares += torch.square(part, out=squared[:n]).sum(0)
+            take(part, slice(start, start + n))
         mean = total / len(x)
         squares -= total * mean
         # Where a mean is large beside what is left, or the squares are below what float32 can hold, once more in float64.

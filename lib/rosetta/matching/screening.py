@@ -13,7 +13,7 @@ from rosetta.matching.correlation import ROUNDED, Moments, tiles
 from rosetta.matching.cost import ROWS
 from rosetta.matching.nearest import Table
 from rosetta.matching.rounds import together
-from rosetta.matching.sketch import Estimator, PairSketch
+from rosetta.matching.sketch import PairSketch
 from rosetta.matching.verification import Law, Sample, Screened, Way, verified
 
 #: Expected number of wrong pairs that `errors` is chosen by.
@@ -67,8 +67,12 @@ def by_sketches(
     sketch = yield PairSketch(n_a, n_b, rows, seed, device)
     facts = {"method": "sketch", "rows": int(rows), "positions": sketch.positions, "readings": 1}
     dtype = torch.bfloat16 if fast_bfloat16(device) else torch.float32
+    changed = [torch.isfinite(side.moments.norm()).cpu().numpy() for side in (sketch.a, sketch.b)]
+    same = [first_equal(side.sums, alive) for side, alive in zip((sketch.a, sketch.b), changed, strict=True)]
     units = sketch.estimators(dtype)
-    same = [first_equal(unit, side.moments) for unit, side in zip(units, (sketch.a, sketch.b), strict=True)]
+    for unit, first in zip(units, same, strict=True):
+        # Of equals only the first stays: its neighbours are theirs, and no rounding can then order what is equal.
+        unit.alive &= torch.from_numpy(first == np.arange(len(first))).to(unit.alive.device)
     sample, tops = Sample.draw(n_a, n_b, seed), [_Top(n, candidates, device) for n in (n_a, n_b)]
     for i, j in tiles(n_a, n_b, min(TILE_BYTES, memory_bytes - needed // 2)):
         estimate = (units[0].unit[:, i].T @ units[1].unit[:, j]).float()
@@ -182,20 +186,21 @@ def _search(estimate: torch.Tensor, i: slice, j: slice, tops: list[_Top], sample
     tops[1].add(j, estimate.T.contiguous(), i)
 
 
-def first_equal(unit: Estimator, moments: Moments) -> np.ndarray:
-    """The first neuron that each is equal to, mostly itself. Only the first of equals stays alive: its neighbours are
-    theirs, and no rounding can then order what is equal."""
-    same = np.arange(len(unit.alive))
-    alive = unit.alive.cpu().numpy()
-    facts = np.stack([part.cpu().numpy() for part in (moments.mean, moments.squares)], axis=1)
-    _, group, size = np.unique(facts, axis=0, return_inverse=True, return_counts=True)
+def first_equal(sums: torch.Tensor, alive: np.ndarray) -> np.ndarray:
+    """The first neuron that each is equal to, mostly itself, by their sketches [rows, n].
+
+    Sketches are summed position by position, so equal neurons have equal ones, bit for bit.
+    """
+    same = np.arange(len(alive))
+    some = sums[:: max(1, len(sums) // 16)].T.cpu().numpy()
+    _, group, size = np.unique(some, axis=0, return_inverse=True, return_counts=True)
     group = group.reshape(-1)
     suspects = np.flatnonzero(alive & (size[group] > 1))
     ordered = suspects[np.argsort(group[suspects], kind="stable")]
     for members in np.split(ordered, np.flatnonzero(np.diff(group[ordered])) + 1):
         if len(members) > 1:
-            sketches = unit.unit[:, members].T.float().cpu().numpy()
-            _, first, which = np.unique(sketches, axis=0, return_index=True, return_inverse=True)
+            _, first, which = np.unique(
+                sums[:, members].T.cpu().numpy(), axis=0, return_index=True, return_inverse=True
+            )
             same[members] = members[first[which.reshape(-1)]]
-    unit.alive &= torch.from_numpy(same == np.arange(len(same))).to(unit.alive.device)
     return same

@@ -130,7 +130,7 @@ class Estimator:
         norm = side.moments.norm().double()
         self.alive = torch.isfinite(norm)
         unit, side.sums = side.sums.addr_(ones, side.moments.mean.float(), alpha=-1), None
-        length = torch.linalg.vector_norm(unit, dim=0)
+        length = sum(part.square().sum(0) for part in unit.split(512)).sqrt()
         self.length = (length.double() / norm).square()
         unit.mul_(torch.where(self.alive & (length > 0), length.reciprocal(), 0)).nan_to_num_(nan=0)
         self.peak = torch.maximum(unit.amax(0), -unit.amin(0)).square()
