@@ -14,13 +14,17 @@ from rosetta.matching.rates import CENTRE_BYTES, Rates, calibrated
 
 #: Rows of the sketches, unless others are asked for.
 ROWS = 4096
-#: Candidates of a neuron that are verified.
-CANDIDATES = 16
-#: Share of the table that is done exactly in the end: .06 to .10 was seen of the zoo's pairs of 1,920 and 3,072 neurons a
-#: side with `ROWS` rows, .2 to .3 with half as many. Where memory holds less, as much as it holds.
-EXACT_SHARE = 0.1
-#: Bytes moved for each number that a reading adds to a sketch, or turns into a row of a sampled product.
-SKETCH_BYTES, STANDARD_BYTES = 72, 64
+#: Candidates of a neuron that are verified, by method, and bytes moved for each number that is standardized for it.
+VERIFIED = {"bfloat16": (3, 24), "sketch": (16, 64)}
+#: Share of the table that certified sketches leave to be done exactly. With `ROWS` rows and k = 1 it was .1 to .6 for pairs of
+#: the zoo of 1,024 to 3,072 neurons a side, and .9 on synthetic activations; with k = 10 nearly all.
+EXACT_SHARE = 0.5
+#: Bytes moved for each number that a reading adds to a sketch.
+SKETCH_BYTES = 72
+#: Bytes of a sketch for each row and neuron: the sums, and as much again while estimates are made of them.
+ROW_BYTES = 8
+#: Candidates that are listed, and bytes of each on a list.
+LISTED, LISTED_BYTES = 64, 12
 #: Bytes moved for each number of a finished table: it is divided by two norms, and cleared of what is undefined.
 TABLE_BYTES = 20
 #: A search for several candidates, in searches for the largest.
@@ -63,6 +67,8 @@ class Cost(NamedTuple):
         How often the positions are gone through.
     memory : int
         Bytes of tables, sketches and accumulators at their peak.
+    lists : int
+        Bytes of the lists of candidates, beside.
     tile : (int, int) or None
         Neurons of both models that one reading is summed of, where it is not all of them.
     rows : int
@@ -75,6 +81,7 @@ class Cost(NamedTuple):
     stages: tuple[Stage, ...]
     readings: int
     memory: int
+    lists: int = 0
     tile: tuple[int, int] | None = None
     rows: int = 0
     exact_share: float = 0
@@ -92,9 +99,8 @@ def exact(n_a: int, n_b: int, positions: int, memory_bytes: int, k: int = 1, thi
 def bfloat16(n_a: int, n_b: int, positions: int, memory_bytes: int, k: int = 1, thinned: bool = False) -> Cost:
     """Every correlation with bfloat16 inputs as a screen, and the candidates in float32 in one reading more."""
     screen = _table("bfloat16", n_a, n_b, positions, memory_bytes, k, thinned)
-    return screen._replace(
-        stages=(*screen.stages, *_verify(n_a + n_b, positions, 1 + thinned)), readings=screen.readings + 1
-    )
+    verify = _verify("bfloat16", n_a + n_b, positions, 1 + thinned)
+    return screen._replace(stages=(*screen.stages, verify), readings=screen.readings + 1)
 
 
 def sketch(
@@ -119,7 +125,8 @@ def sketch(
     rows : int
         Of the sketches.
     exact_share : float, optional
-        Of the table; by default `EXACT_SHARE`, or what `memory_bytes` holds.
+        Of the table, what is done exactly; by default as much as `memory_bytes` holds at once, and no more than
+        `EXACT_SHARE`: neurons beyond it stay uncertified.
     """
     n, table, sets = n_a + n_b, n_a * n_b, 1 + thinned
     held = memory_bytes / (4 * sets * table)
@@ -129,32 +136,27 @@ def sketch(
         Stage("centre", memory=SKETCH_BYTES * n * positions),
         Stage("product", bfloat16=2 * sets * table * rows),
         Stage("search", search=SEVERAL * sets * table, memory=TABLE_BYTES * sets * table),
-        *_verify(n, positions, sets),
+        _verify("sketch", n, positions, sets),
         Stage("exact", float32=2 * share * table * positions, memory=again * CENTRE_BYTES * n * positions,
               search=k * sets * share * table),
     )  # fmt: skip
-    sketches = sketch_bytes(n_a, n_b, rows, thinned)
+    tile = TILE_COPIES * min(TILE_BYTES, 4 * table)
+    screen = min(memory_bytes, sketch_bytes(n_a, n_b, rows, thinned) + tile)
     accumulators = int(min(memory_bytes, 4 * sets * share * table))
-    screen = sketches + _tile_bytes(n_a, n_b, memory_bytes)
-    return Cost("sketch", stages, 2 + again, max(screen, accumulators), None, rows, share)
+    lists = LISTED_BYTES * LISTED * sets * n
+    return Cost("sketch", stages, 2 + again, max(screen, accumulators), lists, rows=rows, exact_share=share)
 
 
 def sketch_bytes(n_a: int, n_b: int, rows: int, thinned: bool = False) -> int:
-    """Bytes of both models' sketches, float32; twice as many with those of thinned positions."""
-    return 4 * rows * (n_a + n_b) * (1 + thinned)
+    """Bytes of both models' sketches; twice as many with those of thinned positions."""
+    return ROW_BYTES * rows * (n_a + n_b) * (1 + thinned)
 
 
 def rows_that_fit(n_a: int, n_b: int, memory_bytes: int, rows: int = ROWS, thinned: bool = False) -> int:
-    """`rows`, or half as many and so on, until sketches and a tile fit the memory; 0 if none do."""
-    tile = _tile_bytes(n_a, n_b, memory_bytes)
-    while rows and sketch_bytes(n_a, n_b, rows, thinned) + tile > memory_bytes:
+    """`rows`, or half as many and so on, until the sketches fit the memory; 0 if none do."""
+    while rows and sketch_bytes(n_a, n_b, rows, thinned) >= memory_bytes:
         rows //= 2
     return rows
-
-
-def _tile_bytes(n_a: int, n_b: int, memory_bytes: int) -> int:
-    """What a tile of estimates takes with its copies; little memory gives a small one."""
-    return min(TILE_COPIES * TILE_BYTES, TILE_COPIES * 4 * n_a * n_b, memory_bytes // 4)
 
 
 def _table(method, n_a, n_b, positions, memory_bytes, k, thinned) -> Cost:
@@ -167,11 +169,13 @@ def _table(method, n_a, n_b, positions, memory_bytes, k, thinned) -> Cost:
         Stage("product", **{of_type: 2 * table * positions}),
         Stage("search", search=sought * sets * table, memory=TABLE_BYTES * sets * table),
     )
-    return Cost(method, stages, down * across, 4 * tables * height * width, (height, width))
+    lists = LISTED_BYTES * max(16, 2 * k) * sets * (n_a + n_b) if method == "bfloat16" else 0
+    return Cost(method, stages, down * across, 4 * tables * height * width, lists, (height, width))
 
 
-def _verify(n: int, positions: int, sets: int) -> tuple[Stage]:
-    return (Stage("verify", memory=STANDARD_BYTES * n * positions, sampled=CANDIDATES * sets * n * positions),)
+def _verify(method: str, n: int, positions: int, sets: int) -> Stage:
+    candidates, moved = VERIFIED[method]
+    return Stage("verify", memory=moved * n * positions, sampled=candidates * sets * n * positions)
 
 
 def tiling(n_a: int, n_b: int, memory_bytes: int, tables: int = 4) -> tuple[int, int, int, int]:
@@ -218,7 +222,7 @@ def cheaper(
     rows: int = ROWS,
     again: bool = True,
     rates: Rates | None = None,
-    methods: Sequence[str] = ("exact", "sketch"),
+    methods: Sequence[str] = ("exact", "bfloat16", "sketch"),
 ) -> tuple[str, str]:
     """The method that is expected to cost least, and why.
 
@@ -257,13 +261,13 @@ def cheaper(
     what += f" over {positions} positions"
     if 2 * n_a * n_b * positions < SMALL and down * across == 1:
         return "exact", f"{what}: too few to save anything"
-    of = costs(n_a, n_b, positions, memory_bytes, rows=rows)
+    of = costs(n_a, n_b, positions, memory_bytes, rows=rows, exact_share=EXACT_SHARE)
     worth = fits and positions > 2 * rows  # or the positions themselves are hardly more than a sketch
     considered = [name for name in methods if name != "sketch" or worth]
-    few = [
-        name for name in considered if of[name].readings <= 3
-    ]  # what a reading costs is not known here, but it is not little
-    seconds = {name: of[name].seconds(rates or calibrated()) for name in few or considered}
+    fewest = min(of[name].readings for name in considered)
+    # What a reading costs is not known here, but it is not little.
+    few = [name for name in considered if of[name].readings <= 3 * fewest]
+    seconds = {name: of[name].seconds(rates or calibrated()) for name in few}
     best = min(seconds, key=seconds.get)
     many = [f"{name} needs {of[name].readings} readings" for name in considered if name not in seconds]
     if not fits:

@@ -50,13 +50,15 @@ class Load(NamedTuple):
     """What a device holds at a run's peak, in bytes.
 
     ``batch`` is activations while they are read, ``centred`` the float32 copies of them that are summed, ``tables`` what
-    `memory_gb` is given for.
+    ``memory_gb`` is given for, ``lists`` the candidates, ``held`` activations that are kept for several matchings.
     """
 
     weights: float = 0
     batch: float = 0
     centred: float = 0
     tables: float = 0
+    lists: float = 0
+    held: float = 0
 
     @property
     def total(self) -> float:
@@ -126,15 +128,16 @@ def peak(profile: Profile, names: Iterable[str], node: Node, cost: Cost | None =
             loads[device] = loads[device].plus(weights=weights / len(devices))
         loads[devices[0]] = loads[devices[0]].plus(batch=batch_bytes(profile, name, count))
     if cost is not None:
-        loads[0] = loads[0].plus(centred=_centred(profile, names, cost, count), tables=cost.memory, batch=held)
+        copies = _centred(profile, names, cost, count)
+        loads[0] = loads[0].plus(centred=copies, tables=cost.memory, lists=cost.lists, held=held)
     return loads
 
 
 def _centred(profile: Profile, names: list[str], cost: Cost, count: int) -> float:
-    """Float32 copies of a batch: two of a side while it is centred and, where both sides' are multiplied, the other's one."""
+    """Float32 copies of a batch: three of a side while it is centred and, where both sides' are multiplied, the other's one."""
     widths = cost.tile or [profile.models[name].neurons for name in names]
     other = min(widths) if cost.tile else 0
-    return 4 * count * profile.context * (2 * max(widths) + other)
+    return 4 * count * profile.context * (3 * max(widths) + other)
 
 
 def missing(loads: list[Load], node: Node) -> tuple[int, float]:
