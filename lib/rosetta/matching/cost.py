@@ -15,12 +15,12 @@ from rosetta.matching.rates import CENTRE_BYTES, Rates, calibrated
 #: Rows of the sketches, unless others are asked for.
 ROWS = 4096
 #: Candidates of a neuron that are verified, by method, and bytes moved for each number that is standardized for it.
-VERIFIED = {"bfloat16": (3, 24), "sketch": (16, 64)}
+VERIFIED = {"bfloat16": (3, 24), "sketch": (6, 24)}
 #: Share of the table that certified sketches leave to be done exactly. With `ROWS` rows and k = 1 it was .1 to .6 for pairs of
 #: the zoo of 1,024 to 3,072 neurons a side, and .9 on synthetic activations; with k = 10 nearly all.
 EXACT_SHARE = 0.5
 #: Bytes moved for each number that a reading adds to a sketch.
-SKETCH_BYTES = 72
+SKETCH_BYTES = 56
 #: Bytes of a sketch for each row and neuron: the sums, and as much again while estimates are made of them.
 ROW_BYTES = 8
 #: Candidates that are listed, and bytes of each on a list.
@@ -137,7 +137,7 @@ def sketch(
         Stage("product", bfloat16=2 * sets * table * rows),
         Stage("search", search=SEVERAL * sets * table, memory=TABLE_BYTES * sets * table),
         _verify("sketch", n, positions, sets),
-        Stage("exact", float32=2 * share * table * positions, memory=again * CENTRE_BYTES * n * positions,
+        Stage("exact", float32=2 * share * table * positions, memory=again * CENTRE_BYTES // 2 * n * positions,
               search=k * sets * share * table),
     )  # fmt: skip
     tile = TILE_COPIES * min(TILE_BYTES, 4 * table)

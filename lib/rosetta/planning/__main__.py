@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from rosetta.matching.cost import CANDIDATES, EXACT_SHARE
+from rosetta.matching.cost import EXACT_SHARE, VERIFIED
 from rosetta.matching.rates import GIB
-from rosetta.planning import rest
+from rosetta.planning import rest, runs
 from rosetta.planning.nodes import Node
 from rosetta.planning.plan import Plan, check, plan, refusals
 from rosetta.planning.sizes import RULE, size
@@ -112,13 +112,21 @@ def _sums(one: Plan) -> str:
     unit, value = _unit(by_variant, TIME)
     told = ", ".join(f"{variant} {_amount(seconds, value)}" for variant, seconds in by_variant.items())
     lines = [f"{unit.capitalize()} on {one.node.name}: {told}."]
-    if (one.matchings["exact_share"] > 0).any():
-        lines.append(
-            f"Screening is taken to verify {CANDIDATES} candidates a neuron and to leave {EXACT_SHARE:.0%} of a table to be "
-            "done exactly, or as much as memory_gb holds; each such part more costs one reading and as many products again."
-        )
+    screened = one.matchings[(one.matchings["variant"] == "trained") & (one.matchings["exact_share"] > 0)]
+    if len(screened):
+        lines.append(_uncertified(one, screened.loc[screened["flop"].idxmax(), "run"]))
     lines += _beside_appendix_j(one)
     return "\n".join([*lines, *(refusals(one).values() or [f"Every run fits {one.node.name}."])])
+
+
+def _uncertified(one: Plan, run: str) -> str:
+    """What screening by sketches is taken to leave open, and what the largest run would take if it left nothing."""
+    certified = runs.candidates(one.profile, tuple(run.split(" + ")), "trained", EXACT_SHARE)["sketch"]
+    return (
+        f"Sketches are taken to verify {VERIFIED['sketch'][0]} candidates a neuron and to do exactly as much of a table as "
+        f"memory_gb holds at once, at most {EXACT_SHARE:.0%}; neurons beyond that stay uncertified. With {EXACT_SHARE:.0%}, "
+        f"{run} would take {certified.readings} readings and {_amount(certified.seconds(one.node.rates), 3600)} hours."
+    )
 
 
 def _beside_appendix_j(one: Plan) -> list[str]:
@@ -135,8 +143,8 @@ def _beside_appendix_j(one: Plan) -> list[str]:
                 )
     learner = one.others[one.others["what"].str.startswith("continued pretraining")].iloc[0]
     if 0.5 < size(one.profile.models[learner.run]).parameters / 1.5e9 < 2:
-        runs_of = int(learner.what.split()[-2])
-        each = learner.seconds / 3600 / runs_of
+        count = int(learner.what.split()[-2])
+        each = learner.seconds / 3600 / count
         lines.append(
             f"Appendix J, continued pretraining of GPT2-1.5B: {REPORTED_TRAINING:g} A100-hours a run; here {_amount(each, 1)} on one."
         )
