@@ -24,7 +24,7 @@ TILE_BYTES = 2**28
 
 def by_sketches(
     n_a: int, n_b: int, k: int, *, rows: int = ROWS, candidates: int | None = None, errors: float | None = None,
-    seed: int = 0, memory_bytes: int = 4 * 2**30, device="cpu",
+    exact_share: float = 1.0, seed: int = 0, memory_bytes: int = 4 * 2**30, device="cpu",
 ) -> Way:  # fmt: skip
     """Screening by count sketches.
 
@@ -41,6 +41,9 @@ def by_sketches(
     errors : float, optional
         Deviations by which an estimate may be wrong. By default so many that, were the errors normal, fewer than 1e-6
         pairs in all would be wrong: about 7 for a thousand neurons a side, 8 for a hundred thousand.
+    exact_share : float
+        Of the table, how much may be done exactly where estimates do not decide: by default all. If less is allowed than is
+        needed, nothing is, and the neurons left open are in no pair; ``left_open_a`` and ``left_open_b`` count them.
     seed : int
         Of the hash of positions, and of the pairs on which the estimates are measured.
     memory_bytes : int
@@ -55,8 +58,10 @@ def by_sketches(
     Raises
     ------
     ValueError
-        If candidates < k, rows < 1, errors <= 0, or the sketches do not fit the memory.
+        If candidates < k, rows < 1, errors <= 0, exact_share is no share, or the sketches do not fit the memory.
     """
+    if not 0 <= exact_share <= 1:
+        raise ValueError(f"exact_share is {exact_share}; it must lie between 0 and 1")
     candidates, errors = _options(n_a, n_b, k, rows, candidates, errors)
     needed = 8 * rows * (n_a + n_b)
     if needed + 16 > memory_bytes:
@@ -81,7 +86,7 @@ def by_sketches(
         usual = (np.abs(length - 1) <= errors * np.sqrt(2 / rows)) & (peak <= 2 / np.sqrt(rows))
         sides.append(Screened(side.moments, *top.listed(others), alive, alive & ~usual))
     del sketch, units
-    return (yield from verified(sides, k, law, sample, facts, memory_bytes, device))
+    return (yield from verified(sides, k, law, sample, facts, memory_bytes, device, exact_share))
 
 
 def by_products(
