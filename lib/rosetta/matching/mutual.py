@@ -159,7 +159,7 @@ def _matched(batches, k, method, kept, names, layers, memory_bytes, device, opti
 OPTIONS = {
     "exact": (),
     "bfloat16": ("candidates", "errors", "seed"),
-    "sketch": ("rows", "candidates", "errors", "seed"),
+    "sketch": ("rows", "candidates", "errors", "exact_share", "seed"),
 }
 
 
