@@ -64,7 +64,7 @@ ROSETTA = matched(
     + STUDY.pairs_of(STUDY.explorer.point)
     + [STUDY.filtering.pair]
 )
-#: The notebooks after 02 run two at a time, but for 07, which takes longest.
+#: The notebooks after 02 run two at a time.
 HALF = max(1, workflow.cores // 2)
 
 
@@ -107,6 +107,7 @@ rule matching:
         f"{OUT}/logs/02_matching/{{point}}.log",
     benchmark:
         f"{OUT}/benchmarks/02_matching/{{point}}.tsv"
+    priority: 2  # before all that does not wait for every point
     shell:
         PAPERMILL + " -p point {wildcards.point:q}" + TO_LOG
 
@@ -172,7 +173,6 @@ rule specialization:
         f"{OUT}/logs/06_specialization.log",
     benchmark:
         f"{OUT}/benchmarks/06_specialization.tsv"
-    priority: 8  # 07 reads what it keeps
     threads: HALF
     shell:
         PAPERMILL + TO_LOG
@@ -181,7 +181,6 @@ rule specialization:
 rule codesearchnet:
     input:
         matched([STUDY.filtering.pair]),
-        f"{OUT}/notebooks/06_specialization.ipynb",
         notebook="notebooks/07_codesearchnet.ipynb",
         library=LIBRARY,
     output:
@@ -190,6 +189,7 @@ rule codesearchnet:
         f"{OUT}/logs/07_codesearchnet.log",
     benchmark:
         f"{OUT}/benchmarks/07_codesearchnet.tsv"
-    threads: workflow.cores
+    priority: 1  # it takes longest
+    threads: HALF  # it trains on one sequence at a time, which more threads make no faster
     shell:
         PAPERMILL + TO_LOG

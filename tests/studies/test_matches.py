@@ -8,12 +8,12 @@ import tokenizers
 import torch
 import transformers
 import yaml
-from conftest import PAIR, mutual
+from conftest import OTHER, PAIR, mutual
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, pre_tokenizers
 
 from rosetta import models
-from rosetta.matching.activations import BadActivations, HeldBatches
+from rosetta.matching.activations import BadActivations, HeldBatches, Reader
 from rosetta.matching.positions import thinning
 from rosetta.profiles import ProfileError
 from rosetta.sources import environment
@@ -135,6 +135,63 @@ def test_permuted_matches_do_not_depend_on_whether_memory_holds_the_activations(
     assert not any(isinstance(call.batches, HeldBatches) for call in calls[len(roomy) :])
     for a, b in zip(roomy, tight, strict=True):
         assert same(a, b)
+
+
+def test_a_permuted_null_over_fewer_positions_stands_beside_the_trained_match_over_the_same_ones(
+    profile, tmp_path, calls
+):
+    nulls = yaml.safe_load(profile().read_text())["nulls"]
+    one = Study(profile(nulls=nulls | {"permuted_tokens": 700}, sequences_per_batch=2), tmp_path)
+    table, permuted = one.same_positions_matches(PAIR), one.permuted_matches(PAIR)
+    tokens, first = 0, 0  # the segments up to the one that reaches 700 tokens
+    for piece in one.batches(PAIR).pieces:
+        tokens, first = tokens + len(piece.ids_a), first + len(piece.canonical)
+        if tokens >= 700:
+            break
+    assert [other.attrs["positions"] for other in (table, *permuted)] == [first] * 3
+    a, b = (torch.cat(side) for side in zip(*one.batches(PAIR), strict=True))
+    assert 500 < first < 0.6 * len(a)
+    corr = correlations([(a[:first], b[:first])])
+    best = table[(table.rank_a == 1) & (table.rank_b == 1)]
+    found = {(m.layer_a * 128 + m.unit_a, m.layer_b * 128 + m.unit_b): m.correlation for m in best.itertuples()}
+    assert len(found.keys() ^ mutual(corr)) <= 2 and len(found) > 20
+    for other in permuted:  # the same rows, so the same neurons never change; but not the same pairs
+        assert {k: other.attrs[k] for k in ("dead_a", "dead_b")} == {k: table.attrs[k] for k in ("dead_a", "dead_b")}
+        assert other.correlation.median() < table.correlation.median() / 2
+    assert len(calls) == 3 and one.matches(PAIR).attrs["positions"] == len(a)
+
+
+def test_a_permuted_null_over_all_positions_has_nothing_matched_twice(profile, tmp_path, calls):
+    one = Study(profile(), tmp_path)
+    assert same(one.same_positions_matches(PAIR), one.matches(PAIR)) and len(calls) == 1
+    positions = one.matches(PAIR).attrs["positions"]
+    assert [table.attrs["positions"] for table in one.permuted_matches(PAIR)] == [positions] * 2 and len(calls) == 3
+
+
+def test_what_is_matched_of_trained_models_is_read_once_and_its_text_listed_once(profile, tmp_path, monkeypatch):
+    read, listed = [], []
+    pooled, cut = Reader.read_pooled, matches.segments
+    monkeypatch.setattr(Reader, "read_pooled", lambda self, *args: read.append(self) or pooled(self, *args))
+    monkeypatch.setattr(matches, "segments", lambda *args: listed.append(args) or cut(*args))
+    one = Study(profile(sequences_per_batch=1_000), tmp_path)
+    one.matches(PAIR), one.permuted_matches(PAIR), one.best_pairs(PAIR)
+    assert [reader.name for reader in read] == list(PAIR)
+    one.untrained_matches(PAIR)
+    assert [reader.name for reader in read] == [*PAIR] * 3 and len(listed) == 1
+    one.matches(OTHER)
+    assert len(read) == 8 and len(listed) == 2
+
+
+def test_the_models_of_a_family_have_one_listing_of_the_text_and_another_family_its_own(profile, tmp_path):
+    one = Study(profile(), tmp_path)
+    small, large, opt = (
+        models.load_tokenizer(models.ModelSpec(name, f"zoo/{name}", family, 2, 128))
+        for name, family in (("pythia-32x2", "pythia"), ("pythia-48x3", "pythia"), ("opt-32x2", "opt"))
+    )
+    assert one.windows(small) is one.windows(large) is not one.windows(opt)
+    listed = one.windows(small)
+    first, again = list(listed), list(listed)
+    assert len(first) > 5 and all(a is b for a, b in zip(first, again, strict=True))
 
 
 def test_two_untrained_families_and_two_seeds_are_four_different_networks(profile, tmp_path):

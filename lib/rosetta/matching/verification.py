@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rosetta.matching.chosen import Chosen, Known, Rectangle, groups, with_equals
+from rosetta.matching.chosen import Chosen, Known, Rectangle, groups
 from rosetta.matching.correlation import Moments
 from rosetta.matching.nearest import exact, mutual_pairs
 from rosetta.matching.rounds import Round
@@ -48,11 +48,9 @@ class Screened:
     rest : [n]
         No estimate that is not listed is larger; -inf where all are listed.
     alive : bool [n]
-        Neither dead nor equal to one before it.
+        Not dead.
     odd : bool [n]
         Estimates of theirs do not follow the law.
-    same : int64 [n]
-        The first neuron that each is equal to.
     """
 
     moments: Moments
@@ -61,7 +59,6 @@ class Screened:
     rest: np.ndarray
     alive: np.ndarray
     odd: np.ndarray
-    same: np.ndarray
 
     def near(self, law: "Law", nearness: np.ndarray) -> np.ndarray:
         """bool [n, w]: which of the listed can be as near as this, in Fisher's transform [n]."""
@@ -161,7 +158,6 @@ def verified(sides: list[Screened], k: int, law: Law, sample: Sample, facts: dic
         pairs, _, _ = mutual_pairs(known.best(0), known.best(1))
         wanted = [np.isin(np.arange(len(weak[i])), pairs[:, i]) & weak[i] & ~settled[i] for i in (0, 1)]
         places, rectangles = places[:0], _rows_and_columns(wanted)
-    best = with_equals((known.best(0), known.best(1)), [side.same for side in sides], k)
     certified = [
         float((live & ~no & ~out).sum() / max(1, live.sum())) for live, no, out in zip(alive, weak, odd, strict=True)
     ]
@@ -170,7 +166,7 @@ def verified(sides: list[Screened], k: int, law: Law, sample: Sample, facts: dic
     facts |= {"exact_block": [int(one.sum()) for one in weak], "exact_rows": [int(one.sum()) for one in settled]}
     logger.info("certified %.1f%% and %.1f%% of the neurons; the others exactly: a block of %d x %d, and %d rows, %d columns",
                 *(100 * share for share in certified), *facts["exact_block"], *facts["exact_rows"])  # fmt: skip
-    return *best, facts
+    return known.best(0), known.best(1), facts
 
 
 class _Reader:

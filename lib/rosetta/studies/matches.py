@@ -8,19 +8,20 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from rosetta.matching import nulls
-from rosetta.matching.activations import AlignedBatches, Example, Reader, peak_bytes, strongest_segments
+from rosetta.matching.activations import AlignedBatches, Example, HeldBatches, Reader, peak_bytes, strongest_segments
 from rosetta.matching.mutual import match_batches, match_thinned, top_k
 from rosetta.matching.positions import thinning
-from rosetta.matching.segments import segments, windows
+from rosetta.matching.segments import Segment, Window, segments, windows
 from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untrained
 from rosetta.models.load import load as load_model
 from rosetta.profiles.profile import Profile, ProfileError
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: Of a profile's ``memory_gb``, what a batch of both models may take while it is read; the rest is for tables.
 BATCH_SHARE = 0.5
+#: Of a text of up to so many tokens the pieces are kept, at some 200 bytes a token, and not tokenized anew each time.
+HELD_TOKENS = 1_000_000
 
 
 class Study:
@@ -66,6 +69,8 @@ class Study:
         self.device = _there(self.profile, "device", self.profile.device)
         for name in self.profile.models:
             self.device_of(name)
+        self._listed: dict[tuple, Budgeted] = {}  # the text that was asked for last
+        self._trained: dict[tuple, AlignedBatches | HeldBatches] = {}  # the same of what was read
 
     # -----------------------------------------------------------------------------------------------------------------
     # Text and models
@@ -108,13 +113,30 @@ class Study:
     ) -> AlignedBatches:
         """Aligned batches of two models over the profile's text, up to a number of tokens of the first."""
         a, b = (self.reader(name, untrained_seed) for name in pair)
-        context, per_document = self.profile.context, self.profile.segments_per_document
-        pieces = Budgeted(
-            lambda: segments(self.documents(), a.tokenizer, b.tokenizer, context, per_document),
-            tokens or self.profile.tokens,
-            lambda segment: len(segment.ids_a),
-        )
-        return AlignedBatches(a, b, pieces, self.sequences_per_batch(pair))
+        return AlignedBatches(a, b, self.pieces(pair, tokens), self.sequences_per_batch(pair))
+
+    def pieces(self, pair: tuple[str, str], tokens: int | None = None) -> "Budgeted":
+        """The profile's text as two models read it together, up to a number of tokens of the first."""
+        key = (*pair, tokens or self.profile.tokens)
+        if key not in self._listed:
+            tokenizers = [load_tokenizer(self.profile.models[name]) for name in pair]
+            context, per_document = self.profile.context, self.profile.segments_per_document
+
+            def stream() -> Iterator[Segment]:
+                return segments(self.documents(), *tokenizers, context, per_document)
+
+            self._listed = {key: Budgeted(stream, key[-1], lambda segment: len(segment.ids_a))}
+        return self._listed[key]
+
+    def trained(self, pair: tuple[str, str], tokens: int | None = None) -> AlignedBatches | HeldBatches:
+        """The `batches` of two trained models: read once, and kept for what follows, where ``memory_gb`` holds them."""
+        key = (*pair, tokens or self.profile.tokens)
+        if key not in self._trained:
+            self._trained = {}  # room for these
+            batches = self.batches(pair, tokens)
+            size = getattr(torch, self.profile.dtype).itemsize * key[-1] * sum(map(sum, batches.layers))
+            self._trained = {key: batches.held() if size <= self.profile.memory_gb * 2**30 else batches}
+        return self._trained[key]
 
     def sequences_per_batch(self, names: Iterable[str]) -> int:
         """How many sequences some models read at a time: as many as the profile says, or as `BATCH_SHARE` of its memory holds.
@@ -143,12 +165,17 @@ class Study:
 
     def windows(self, tokenizer) -> "Budgeted":
         """The text in which top-activating contexts are sought (E.2), as one model reads it."""
-        context, per_document = self.profile.context, self.profile.segments_per_document
-        return Budgeted(
-            lambda: windows(self.documents(), tokenizer, context, per_document),
-            self.profile.contexts.tokens,
-            lambda window: len(window.ids),
-        )
+        # The models of a family have one tokenizer, each its own copy.
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        key = (backend.to_str() if backend else tokenizer,)
+        if key not in self._listed:
+            context, per_document = self.profile.context, self.profile.segments_per_document
+
+            def stream() -> Iterator[Window]:
+                return windows(self.documents(), tokenizer, context, per_document)
+
+            self._listed = {key: Budgeted(stream, self.profile.contexts.tokens, lambda window: len(window.ids))}
+        return self._listed[key]
 
     # -----------------------------------------------------------------------------------------------------------------
     # Matches
@@ -172,28 +199,33 @@ class Study:
     def permuted_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
         """The MatchTables of the trained models over permuted positions, one a permutation (C.3).
 
-        The models are read once for all permutations where ``memory_gb`` holds their activations.
+        They are those of the profile's ``permuted_tokens``, or all.
         """
-
-        @cache
-        def batches():
-            read = self.batches(pair)
-            size = getattr(torch, self.profile.dtype).itemsize * self.profile.tokens * sum(map(sum, read.layers))
-            return read.held() if size <= self.profile.memory_gb * 2**30 else read
-
+        first = self.profile.nulls.permuted_tokens
         return [
-            self._kept(pair, {"permuted": seed}, lambda seed=seed: self._match(nulls.Permuted(batches(), seed)))
+            self._kept(
+                pair,
+                {"permuted": seed} | _first(first),
+                lambda seed=seed: self._match(nulls.Permuted(self.trained(pair, first), seed)),
+            )
             for seed in self.profile.nulls.permutation_seeds
         ]
 
+    def same_positions_matches(self, pair: tuple[str, str]) -> pd.DataFrame:
+        """The MatchTable of the trained models over the positions of the permuted null: `matches` where those are all."""
+        first = self.profile.nulls.permuted_tokens
+        if first is None:
+            return self.matches(pair)
+        return self._kept(pair, _first(first), lambda: self._match(self.trained(pair, first)))
+
     def _kept_both(self, pair, untrained_seed: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Two models' MatchTables over all positions and over thinned ones, which are made together."""
-        t, seed = self.profile.positions.t, self.profile.seed
+        t = self.profile.positions.t
 
         @cache
         def both() -> tuple[pd.DataFrame, pd.DataFrame]:
-            batches = self.batches(pair, untrained_seed=untrained_seed)
-            return self._match(batches, thinning(batches.pieces, t, seed))
+            batches = self.trained(pair) if untrained_seed is None else self.batches(pair, None, untrained_seed)
+            return self._match(batches, _thinning(self.pieces(pair), t, self.profile.seed))
 
         null = {} if untrained_seed is None else {"untrained": untrained_seed}
         return (self._kept(pair, null, lambda: both()[0]), self._kept(pair, {**null, "thinned": t}, lambda: both()[1]))
@@ -206,7 +238,7 @@ class Study:
         return match_thinned(batches, kept, k, memory_bytes=memory, device=self.device)
 
     def _kept(self, pair, variant: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """``a--b.parquet``, or that of a variant: ``a--b.untrained-1.parquet``, ``a--b.thinned-0.001.parquet``."""
+        """``a--b.parquet``, or that of a variant: ``a--b.untrained-1.parquet``, ``a--b.first-10000.parquet``."""
         suffix = "".join(f".{what}-{value}" for what, value in variant.items())
         path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
         return keep(path, self.parameters(pair) | {"k": max(self.profile.k)} | variant, make)
@@ -231,7 +263,7 @@ class Study:
         Each table has one row a canonical span: ``example`` (0 is the strongest), ``text``, and a column of activations
         for each of the two neurons.
         """
-        batches = self.batches(pair)
+        batches = self.trained(pair)
         starts = [[sum(layers[:i]) for i in range(len(layers))] for layers in batches.layers]
         pairs = [(starts[0][m.layer_a] + m.unit_a, starts[1][m.layer_b] + m.unit_b) for m in matches.itertuples()]
         return [
@@ -256,6 +288,11 @@ class Study:
         return pd.DataFrame(rows), examples
 
 
+def _first(tokens: int | None) -> dict:
+    """The variant of a MatchTable over the positions of the first so many tokens: none where those are all."""
+    return {} if tokens is None else {"first": tokens}
+
+
 def _as_table(examples: list[Example], name_a: str, name_b: str) -> pd.DataFrame:
     tables = []
     for number, example in enumerate(examples):
@@ -274,8 +311,15 @@ def _stacked(examples: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(renamed, ignore_index=True)
 
 
+@lru_cache(maxsize=1)
+def _thinning(pieces: "Budgeted", t: float, seed: int) -> np.ndarray:
+    return thinning(pieces, t, seed)
+
+
 class Budgeted:
     """A stream of text up to a number of tokens, with a progress bar; the same pieces each time it is gone through.
+
+    Of up to `HELD_TOKENS` the pieces are kept once they have all been gone through.
 
     Parameters
     ----------
@@ -285,26 +329,37 @@ class Budgeted:
         The piece that reaches this number is the last.
     count : callable
         The tokens of a piece.
+
+    Attributes
+    ----------
+    read : int
+        Tokens that were read when they were last gone through to the end.
     """
 
     def __init__(self, stream: Callable[[], Iterator], tokens: int, count: Callable[[Any], int]):
         self.stream, self.tokens, self.count = stream, tokens, count
+        self.held: list = []
+        self.read = 0
 
     def __iter__(self) -> Iterator:
-        read = 0
+        read, pieces = 0, []
         with tqdm(total=self.tokens, unit="token", unit_scale=True, leave=False) as bar:
-            for piece in self.stream():
+            for piece in self.held or self.stream():
                 yield piece
+                if self.tokens <= HELD_TOKENS:
+                    pieces.append(piece)
                 read += self.count(piece)
                 bar.update(self.count(piece))
                 if read >= self.tokens:
-                    return
+                    break
+        self.held, self.read = pieces, read
         if not read:
             raise ValueError(
                 "no stretch of the corpus fits the context and, for a pair, lies between boundaries that both tokenizers "
                 "share"
             )
-        logger.warning("the corpus holds %d of the %d tokens asked for", read, self.tokens)
+        if read < self.tokens:
+            logger.warning("the corpus holds %d of the %d tokens asked for", read, self.tokens)
 
 
 @cache
