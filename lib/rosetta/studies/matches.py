@@ -25,7 +25,7 @@ from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untraine
 from rosetta.models.load import load as load_model
 from rosetta.profiles.profile import Profile, ProfileError
 from rosetta.profiles.profile import load as load_profile
-from rosetta.results import keep
+from rosetta.results import keep, made_by, why_stale
 from rosetta.sources import environment, text
 from rosetta.sources.document import Document, excerpt
 
@@ -108,13 +108,17 @@ class Study:
     ) -> AlignedBatches:
         """Aligned batches of two models over the profile's text, up to a number of tokens of the first."""
         a, b = (self.reader(name, untrained_seed) for name in pair)
+        return AlignedBatches(a, b, self.pieces(pair, tokens), self.sequences_per_batch(pair))
+
+    def pieces(self, pair: tuple[str, str], tokens: int | None = None) -> "Budgeted":
+        """The profile's text as two models read it together, up to a number of tokens of the first."""
+        tokenizers = [load_tokenizer(self.profile.models[name]) for name in pair]
         context, per_document = self.profile.context, self.profile.segments_per_document
-        pieces = Budgeted(
-            lambda: segments(self.documents(), a.tokenizer, b.tokenizer, context, per_document),
+        return Budgeted(
+            lambda: segments(self.documents(), *tokenizers, context, per_document),
             tokens or self.profile.tokens,
             lambda segment: len(segment.ids_a),
         )
-        return AlignedBatches(a, b, pieces, self.sequences_per_batch(pair))
 
     def sequences_per_batch(self, names: Iterable[str]) -> int:
         """How many sequences some models read at a time: as many as the profile says, or as `BATCH_SHARE` of its memory holds.
@@ -187,16 +191,24 @@ class Study:
         ]
 
     def _kept_both(self, pair, untrained_seed: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Two models' MatchTables over all positions and over thinned ones, which are made together."""
-        t, seed = self.profile.positions.t, self.profile.seed
-
-        @cache
-        def both() -> tuple[pd.DataFrame, pd.DataFrame]:
+        def match() -> tuple[pd.DataFrame, pd.DataFrame]:
             batches = self.batches(pair, untrained_seed=untrained_seed)
-            return self._match(batches, thinning(batches.pieces, t, seed))
+            return self._match(batches, thinning(batches.pieces, self.profile.positions.t, self.profile.seed))
 
-        null = {} if untrained_seed is None else {"untrained": untrained_seed}
-        return (self._kept(pair, null, lambda: both()[0]), self._kept(pair, {**null, "thinned": t}, lambda: both()[1]))
+        return self.keep_both(pair, untrained_seed, match)
+
+    def keep_both(
+        self, pair, untrained_seed: int | None, match: Callable[[], tuple[pd.DataFrame, pd.DataFrame]]
+    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Two models' MatchTables over all positions and over thinned ones, which `match` makes together if need be."""
+        both = cache(match)
+        of_all, of_thinned = _variants(untrained_seed, self.profile.positions.t)
+        return (self._kept(pair, of_all, lambda: both()[0]), self._kept(pair, of_thinned, lambda: both()[1]))
+
+    def why_stale(self, pair, untrained_seed: int | None) -> dict[Path, str | None]:
+        """For the files of these two tables, what is wrong with each; None if nothing is."""
+        places = [self._place(pair, variant) for variant in _variants(untrained_seed, self.profile.positions.t)]
+        return {path: why_stale(path, made_with | made_by(__name__)) for path, made_with in places}
 
     def _match(self, batches, kept=None):
         """The MatchTable of these batches, or both where some positions are kept, as the profile says."""
@@ -206,10 +218,14 @@ class Study:
         return match_thinned(batches, kept, k, memory_bytes=memory, device=self.device)
 
     def _kept(self, pair, variant: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """``a--b.parquet``, or that of a variant: ``a--b.untrained-1.parquet``, ``a--b.thinned-0.001.parquet``."""
+        return keep(*self._place(pair, variant), make)
+
+    def _place(self, pair, variant: dict) -> tuple[Path, dict]:
+        """``a--b.parquet``, or that of a variant, ``a--b.untrained-1.parquet``, ``a--b.thinned-0.001.parquet``; and its
+        parameters."""
         suffix = "".join(f".{what}-{value}" for what, value in variant.items())
         path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
-        return keep(path, self.parameters(pair) | {"k": max(self.profile.k)} | variant, make)
+        return path, self.parameters(pair) | {"k": max(self.profile.k)} | variant
 
     def parameters(self, names: Iterable[str]) -> dict:
         """All that the activations of some models depend on, but for code."""
@@ -254,6 +270,12 @@ class Study:
             peaks = [group["text"][group[a].idxmax()] for _, group in table.groupby("example")]
             rows.append({"A": a, "B": b, "r": match.correlation, "peaks on": "  ".join(map(repr, peaks))})
         return pd.DataFrame(rows), examples
+
+
+def _variants(untrained_seed: int | None, t: float) -> tuple[dict, dict]:
+    """What sets a match over all positions apart, and one over thinned ones."""
+    of_all = {} if untrained_seed is None else {"untrained": untrained_seed}
+    return of_all, {**of_all, "thinned": t}
 
 
 def _as_table(examples: list[Example], name_a: str, name_b: str) -> pd.DataFrame:

@@ -1,0 +1,177 @@
+"""The batch on a cluster: a real Slurm of one node, brought up here on loopback, as root.
+
+Where there is no Slurm the test is skipped; ``.ci/run`` installs it (``apt-get install slurm-wlm munge``).
+"""
+
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from conftest import PAIR, matched_in_shards, snakemake
+
+from rosetta.models.load import ROOT
+from rosetta.studies.matches import Study
+from rosetta.studies.shards import Job
+
+DAEMONS = ("munged", "slurmctld", "slurmd")
+PROFILE = ROOT / "workflow" / "slurm"
+#: What one small node without accounting needs beside the committed profile.
+HERE = ["--workflow-profile", str(PROFILE), "--max-threads", "1", "--latency-wait", "5", "--slurm-status-command", "squeue",
+        "--slurm-init-seconds-before-status-checks", "12"]  # fmt: skip
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons are started, which takes root"),
+    pytest.mark.skipif(
+        not all(map(shutil.which, DAEMONS)),
+        reason=f"no Slurm here ({', '.join(DAEMONS)}); apt-get install slurm-wlm munge to run this test",
+    ),
+]
+
+
+@pytest.fixture
+def cluster(monkeypatch):
+    """A running Slurm of this machine alone; its configuration is in the environment."""
+    # A socket's path must be short, and pytest's folders are not.
+    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/slurm-XXXXXX"], text=True).strip())
+    folder.chmod(0o755)
+    started = []
+    try:
+        configuration = configure(folder)
+        monkeypatch.setenv("SLURM_CONF", str(configuration))
+        monkeypatch.setenv("PATH", f"{srun(folder, configuration)}:{os.environ['PATH']}")
+        munge = [f"--{name}={folder}/munge.{name.partition('-')[0]}" for name in ("socket", "key-file", "pid-file")]
+        daemons = [
+            ["munged", "-F", "--force", *munge, f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"],
+            ["slurmctld", "-D", "-i"],
+            ["slurmd", "-D"],
+        ]
+        for command in daemons:
+            log = open(folder / f"{command[0]}.out", "w")
+            started.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True))
+            if command[0] == "munged":
+                wait_for(lambda: (folder / "munge.socket").exists(), folder)
+        wait_for(lambda: asked("sinfo", "-h", "-o", "%T") == "idle", folder)
+        yield folder
+    finally:
+        subprocess.run(["scancel", "--user=root", "--signal=KILL"], capture_output=True)
+        for process in reversed(started):
+            process.terminate()
+        for process in started:
+            process.wait(timeout=30)
+        shutil.rmtree(folder)
+
+
+def configure(folder: Path) -> Path:
+    """A key, and a configuration of one node with ports of its own."""
+    key = folder / "munge.key"
+    key.write_bytes(secrets.token_bytes(128))
+    key.chmod(0o400)
+    for name in ("state", "spool"):
+        (folder / name).mkdir()
+    host, memory = socket.gethostname().split(".")[0], psutil.virtual_memory().total // 2**20 - 100
+    with socket.socket() as one, socket.socket() as other:
+        for free in (one, other):
+            free.bind(("127.0.0.1", 0))
+        ports = one.getsockname()[1], other.getsockname()[1]
+    (folder / "slurm.conf").write_text(
+        f"""\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={ports[0]}
+SlurmdPort={ports[1]}
+SlurmUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+StateSaveLocation={folder}/state
+SlurmdSpoolDir={folder}/spool
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd.pid
+ProctrackType=proctrack/pgid
+TaskPlugin=task/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core
+JobAcctGatherType=jobacct_gather/none
+AccountingStorageType=accounting_storage/none
+MailProg=/bin/true
+NodeName={host} NodeAddr=127.0.0.1 CPUs={os.cpu_count()} RealMemory={memory} State=UNKNOWN
+PartitionName=all Nodes={host} Default=YES State=UP
+"""
+    )
+    return folder / "slurm.conf"
+
+
+def srun(folder: Path, configuration: Path) -> Path:
+    """A folder with an srun that knows the configuration: Snakemake's executor takes SLURM_CONF from its jobs, which on
+    a cluster is at the usual place."""
+    shim = folder / "bin" / "srun"
+    shim.parent.mkdir()
+    shim.write_text(f'#!/bin/sh\nSLURM_CONF={configuration} exec {shutil.which("srun")} "$@"\n')
+    shim.chmod(0o755)
+    return shim.parent
+
+
+def asked(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=10).stdout.strip()
+
+
+def wait_for(there, folder: Path, seconds: float = 30):
+    """What `there` gives, once it is true."""
+    deadline = time.monotonic() + seconds
+    while not (found := there()):
+        said = [f"{log.name}: {log.read_text(errors='replace')[-2_000:]}" for log in folder.glob("*.out")]
+        assert time.monotonic() < deadline, "\n".join(said)
+        time.sleep(0.1)
+    return found
+
+
+def of_job(number: str) -> list[psutil.Process]:
+    """The processes of a Slurm job, its steps' included."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            if process.environ().get("SLURM_JOB_ID") == number:
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
+
+def job_at_work(results: Path, share: str) -> str:
+    """The number of the Slurm job that reads a share of the text, once it does."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if "rosetta.studies.shards" in command and share in command and str(results) in command:
+            return process.environ().get("SLURM_JOB_ID", "")
+    return ""
+
+
+def test_shards_on_a_cluster_one_of_them_killed_give_what_they_give_here(cluster, profile, tmp_path):
+    path, results = profile(shards=2), tmp_path / "cluster"
+    table = results / path.stem / "matches" / f"{'--'.join(PAIR)}.parquet"
+    process = snakemake(results, str(table), *HERE, "--slurm-logdir", str(tmp_path / "logs"), profile=path)
+    try:
+        number = wait_for(lambda: job_at_work(results, "1-of-2"), cluster, 120)
+        for one in of_job(number):
+            one.send_signal(signal.SIGKILL)
+        output, _ = process.communicate(timeout=300)
+    finally:
+        process.kill()
+    print(output)
+    assert process.returncode == 0, output
+    told = [line.split() for line in output.splitlines() if line.startswith("[")]
+    made = [(line[1:-2], line[-1]) for line in told]
+    assert any(line[-1] == "FAILED" for line in told), output
+
+    here = Study(str(path), tmp_path / "here")
+    matched_in_shards(Job(here, PAIR), tmp_path, 2)
+    expected = {file.name: file.read_bytes() for file in (here.folder / "matches").glob("*.parquet")}
+    assert len(expected) == 2 and {file.name: file.read_bytes() for file in table.parent.glob("*.parquet")} == expected
+    assert not list((results / path.stem / "shards").rglob("*.safetensors"))  # they were for the tables only
