@@ -1,5 +1,6 @@
-"""Sketches estimate correlations within their law, add up, and say what made them."""
+"""Sketches estimate correlations within their law, and add up."""
 
+from copy import deepcopy
 from itertools import pairwise
 
 import numpy as np
@@ -24,21 +25,33 @@ def activations(seed=0):
     return torch.from_numpy(a).float(), torch.from_numpy(b).float()
 
 
-def sketch_of(a, b, cuts=(), rows=64, seed=0, keys=None, start=0):
-    sketch = PairSketch(N_A, N_B, rows, seed, start)
+def sketch_of(a, b, cuts=(), rows=64, seed=0, keys=None):
+    sketch = PairSketch(N_A, N_B, rows, seed)
     for i, j in pairwise((0, *sorted(cuts), len(a))):
         sketch.update(a[i:j], b[i:j], None if keys is None else keys[i:j])
     return sketch
 
 
+def estimators(sketch):
+    return deepcopy(sketch).estimators()  # they use up the sums
+
+
 def estimates(sketch):
-    a, b = sketch.estimators()
+    a, b = estimators(sketch)
     return a.unit.T @ b.unit
+
+
+def matrix(keys, rows, seed):
+    """The signs, each in its position's bucket: [rows, positions]."""
+    signs, buckets = signs_and_buckets(keys, rows, seed)
+    table = torch.zeros(rows, len(keys))
+    table[buckets, torch.arange(len(keys))] = signs
+    return table
 
 
 def test_an_estimate_is_the_cosine_of_the_signed_sums_of_centred_activations():
     a, b = activations()
-    signs = signs_and_buckets(np.arange(POSITIONS), 64, seed=0).to_dense().double().numpy()
+    signs = matrix(np.arange(POSITIONS), 64, seed=0).double().numpy()
     assert np.abs(signs).sum(0).tolist() == [1.0] * POSITIONS
     with np.errstate(invalid="ignore"):
         x, y = (signs @ (side - side.mean(0)) for side in (a.double().numpy(), b.double().numpy()))
@@ -63,7 +76,7 @@ def test_batches_of_any_size_give_the_same_sketch(cuts, seed):
     a, b = activations(seed)
     whole, cut = sketch_of(a, b), sketch_of(a, b, cuts)
     torch.testing.assert_close(estimates(cut), estimates(whole), atol=2e-5, rtol=0)
-    for one, other in zip(cut.estimators(), whole.estimators(), strict=True):
+    for one, other in zip(estimators(cut), estimators(whole), strict=True):
         torch.testing.assert_close(one.length, other.length, atol=1e-4, rtol=1e-4, equal_nan=True)
 
 
@@ -72,13 +85,23 @@ def test_batches_of_any_size_give_the_same_sketch(cuts, seed):
 def test_sketches_of_parts_add_up_in_any_order(cuts, order):
     a, b = activations()
     edges = list(pairwise((0, *sorted(cuts), POSITIONS)))
-    parts = [sketch_of(a[i:j], b[i:j], start=i) for i, j in edges]
+    parts = [sketch_of(a[i:j], b[i:j], keys=np.arange(i, j)) for i, j in edges]
     order.shuffle(parts)
     joined = PairSketch(N_A, N_B, 64)
     for part in parts:
         joined.join(part)
     assert joined.positions == POSITIONS
     torch.testing.assert_close(estimates(joined), estimates(sketch_of(a, b)), atol=2e-5, rtol=0)
+
+
+def test_a_mean_far_from_the_first_batchs_is_not_lost_in_rounding():
+    """Squares are summed about the first batch's mean; where that lies far off, they are summed again."""
+    a, b = activations()
+    a[200:] += 1000 * a.std(0)
+    moments = sketch_of(a, b, (5, 200)).a.moments
+    expected = (a.double() - a.double().mean(0)).square().sum(0).sqrt()[:-1]
+    got = moments.norm()[:-1].double() / moments.scale[:-1].double()
+    torch.testing.assert_close(got, expected, rtol=2e-6, atol=0)
 
 
 def test_joining_leaves_the_other_as_it_is():
@@ -102,48 +125,12 @@ def test_keys_and_not_the_order_of_positions_decide_on_signs_and_buckets():
 
 
 def test_neighbouring_keys_fall_into_buckets_as_if_at_random():
-    signs = signs_and_buckets(np.arange(64_000), 64, seed=3).to_dense()
+    signs = matrix(np.arange(64_000), 64, seed=3)
     in_bucket = signs.abs().sum(1)
     assert ((in_bucket - 1000) ** 2 / 1000).sum() < 110  # chi-squared of 63 degrees: once in ten thousand above
     assert signs.sum().abs() < 4 * 253 and (signs.sum(1) / 1000**0.5).square().mean() < 1.8
     row = signs.abs().argmax(0)
     assert abs((row[1:] == row[:-1]).float().mean() - 1 / 64) < 0.002
-
-
-def test_a_saved_sketch_comes_back_and_can_go_on(tmp_path):
-    a, b = activations()
-    sketch_of(a[:300], b[:300], rows=32, seed=2).save(tmp_path / "part.safetensors")
-    back = PairSketch.load(tmp_path / "part.safetensors", rows=32, seed=2, n_a=N_A, positions=300)
-    back.update(a[300:], b[300:])
-    torch.testing.assert_close(estimates(back), estimates(sketch_of(a, b, rows=32, seed=2)), atol=2e-5, rtol=0)
-
-
-@pytest.mark.parametrize(
-    ("wrong", "named"), [({"rows": 64}, "rows 32, .* 64"), ({"seed": 0}, "seed 2"), ({"n_b": 8}, "n_b 7")]
-)
-def test_a_sketch_made_with_other_parameters_is_refused_by_name(tmp_path, wrong, named):
-    a, b = activations()
-    sketch = sketch_of(a, b, rows=32, seed=2)
-    sketch.save(tmp_path / "one")
-    with pytest.raises(ValueError, match=named):
-        PairSketch.load(tmp_path / "one", **wrong)
-    made = {"n_a": N_A, "n_b": N_B, "rows": 32, "seed": 2} | wrong
-    with pytest.raises(ValueError, match=named):
-        sketch.join(PairSketch(**made))
-
-
-def test_a_file_that_is_cut_short_or_something_else_is_refused(tmp_path):
-    a, b = activations()
-    path = tmp_path / "one"
-    sketch_of(a, b).save(path)
-    path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(ValueError, match="one cannot be read as a sketch"):
-        PairSketch.load(path)
-    from safetensors.torch import save_file
-
-    save_file({"ones": torch.ones(3)}, path)
-    with pytest.raises(ValueError, match="no sketch"):
-        PairSketch.load(path)
 
 
 def test_what_cannot_be_sketched_is_refused():
@@ -152,15 +139,10 @@ def test_what_cannot_be_sketched_is_refused():
         with pytest.raises(ValueError, match="at least 1"):
             PairSketch(**{"n_a": 1, "n_b": 1, "rows": 1} | size)
     sketch = PairSketch(N_A, N_B, 8)
-    with pytest.raises(ValueError, match="no sketch to save"):
-        sketch.save("nowhere")
     with pytest.raises(ValueError, match="at least 2 positions"):
         sketch.estimators()
     with pytest.raises(ValueError, match="expected"):
         sketch.update(b, a)
-    for keys in (np.arange(3), np.zeros(POSITIONS)):
-        with pytest.raises(ValueError, match="keys are"):
-            sketch.update(a, b, keys)
     a[5, 2] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinity in the activations of neuron 2"):
         sketch.update(a, b)

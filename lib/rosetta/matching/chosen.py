@@ -1,17 +1,20 @@
 """Exact correlations of a chosen part of the table: single pairs, and rectangles of rows and columns, in one reading."""
 
+import hashlib
+import warnings
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from rosetta.matching.correlation import Moments, PearsonAccumulator, check_batch, tiles
+from rosetta.matching.correlation import Moments, tiles
 from rosetta.matching.nearest import Neighbours, neighbours
-from rosetta.matching.sketch import PairSketch, csr
+from rosetta.matching.rounds import Round
 
 #: Positions multiplied at a time for single pairs: they fit a cache, and float32 sums of so few are exact enough.
-CHUNK = 256
+CHUNK = 128
 
 
 class Rectangle(NamedTuple):
@@ -22,21 +25,44 @@ class Rectangle(NamedTuple):
 
 
 class Known:
-    """The exact correlations known so far: of these each neuron's nearest neighbours are taken."""
+    """The exact correlations known so far: of these each neuron's nearest neighbours are taken.
 
-    def __init__(self, n_a: int, n_b: int, k: int):
-        self.n, self.k = (n_a, n_b), k
+    Parameters
+    ----------
+    alive : (bool [n_a], bool [n_b])
+        Who can be a neighbour.
+    k : int
+    """
+
+    def __init__(self, alive: tuple[np.ndarray, np.ndarray], k: int):
+        self.alive, self.n, self.k = alive, tuple(map(len, alive)), k
         self.found: tuple[list, list] = ([], [])  # (neurons, others, correlations) of A's neurons, and of B's
+        self.places, self.r = np.empty(0, dtype=np.int64), np.empty(0)  # of single pairs: u n_b + v, ascending
 
     def add_pairs(self, u: np.ndarray, v: np.ndarray, r: np.ndarray) -> None:
         """Pairs (u, v) with their correlations."""
+        places = np.concatenate([self.places, u * self.n[1] + v])
+        order = np.argsort(places)
+        self.places, self.r = places[order], np.concatenate([self.r, r])[order]
         r = r.astype(np.float32)
         self.found[0].append((u, v, r))
         self.found[1].append((v, u, r))
 
-    def add_neighbours(self, rectangle: Rectangle, of_rows: Neighbours, of_columns: Neighbours) -> None:
-        """The nearest neighbours within a rectangle."""
-        for side, nearest in enumerate((of_rows, of_columns)):
+    def has(self, places: np.ndarray) -> np.ndarray:
+        """Which of some pairs are known as single ones: bool, by their places u n_b + v."""
+        return np.isin(places, self.places)
+
+    def of_pairs(self, places: np.ndarray) -> np.ndarray:
+        """The correlations of single pairs that are known."""
+        return self.r[np.searchsorted(self.places, places)]
+
+    def add_rectangle(self, rectangle: Rectangle, r: torch.Tensor) -> None:
+        """The nearest neighbours within a rectangle, by all its correlations, which are used up."""
+        r.clamp_(-1, 1)
+        for side, neurons in enumerate(rectangle):
+            dead = torch.from_numpy(np.flatnonzero(~self.alive[side][neurons])).to(r.device)
+            r.index_fill_(side, dead, torch.nan)
+        for side, nearest in enumerate(neighbours(r, self.k)):
             of, others = rectangle[side], rectangle[1 - side]
             row, rank = np.nonzero(nearest.indices >= 0)
             values = nearest.values[row, rank]
@@ -45,7 +71,8 @@ class Known:
     def best(self, side: int) -> Neighbours:
         """The k nearest neighbours known of the neurons of A (0) or B (1)."""
         n, n_others = self.n[side], self.n[1 - side]
-        of, others, values = (np.concatenate(parts) for parts in zip(*self.found[side], strict=True))
+        nobody = (np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32))
+        of, others, values = (np.concatenate(parts) for parts in zip(nobody, *self.found[side], strict=True))
         _, first = np.unique(of * n_others + others, return_index=True)  # what was known first stays
         of, others, values = of[first], others[first], values[first]
         order = np.lexsort((others, -values, of))
@@ -63,7 +90,7 @@ def with_equals(best: tuple[Neighbours, Neighbours], same: list[np.ndarray], k: 
     """The neighbours of all neurons, from those of the first of equals: `same` has the first for each."""
     if all((first == np.arange(len(first))).all() for first in same):
         return best
-    known = Known(len(same[0]), len(same[1]), k)
+    known = Known(tuple(np.ones(len(first), dtype=bool) for first in same), k)
     for side, nearest in enumerate(best):
         of, rank = np.nonzero(nearest.indices >= 0)
         others, values = nearest.indices[of, rank], nearest.values[of, rank]
@@ -84,75 +111,84 @@ def _all_equal(firsts: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.nda
     return which, order[start[which] + within]
 
 
-class Chosen:
-    """Reads batches again, for the exact correlations of some pairs and rectangles.
+class Chosen(Round):
+    """Sums for the exact correlations of some pairs and of all pairs in some rectangles.
+
+    Means and norms are known, so activations are standardized as they come, and r is the sum of their products.
 
     Parameters
     ----------
-    batches : iterable of (A, B)
-    sketch : PairSketch
-        Of the same batches; its means and norms are used.
-    k : int
-        Neighbours wanted within each rectangle.
-    memory_bytes : int
-        For the rectangles' accumulators; where these do not fit at once, the batches are read more often.
+    a, b : Moments
+        Of both sides' neurons over all positions, from the round before.
+    u, v : int64 [p]
+        Pairs of living neurons, sorted by u and then v, none twice.
+    rectangles : list of Rectangle
+        Their tables are held at once; `groups` cuts what is too large.
     device : str or torch.device
-
-    Attributes
-    ----------
-    readings : int
-        How often the batches have been read.
     """
 
-    def __init__(self, batches, sketch: PairSketch, k: int, memory_bytes: int, device):
-        self.batches, self.sketch, self.k, self.memory_bytes, self.device = batches, sketch, k, memory_bytes, device
-        self.readings = 0
+    def __init__(self, a: Moments, b: Moments, u: np.ndarray, v: np.ndarray, rectangles: list[Rectangle], device="cpu"):
+        super().__init__(len(a.mean), len(b.mean))
+        self.moments, self.rectangles = (a, b), rectangles
+        self.u, self.v = np.asarray(u, dtype=np.int64), np.asarray(v, dtype=np.int64)
+        self.r = torch.zeros(len(self.u), dtype=torch.float64, device=device)
+        self.tables = [torch.zeros(len(rows), len(columns), device=device) for rows, columns in rectangles]
+        in_rectangles = zip(*rectangles, strict=True) if rectangles else ((), ())
+        self.sides = [
+            _Standard(side, [pairs, *others])
+            for side, pairs, others in zip((a, b), (self.u, self.v), in_rectangles, strict=True)
+        ]
+        places = [side.places(pairs) for side, pairs in zip(self.sides, (self.u, self.v), strict=True)]
+        self.pattern = _csr(*places, [len(side.neurons) for side in self.sides]).to(device)
+        self.within = [
+            [torch.from_numpy(side.places(part)).to(device) for side, part in zip(self.sides, rectangle, strict=True)]
+            for rectangle in rectangles
+        ]
 
-    def read(self, rectangles: list[Rectangle], known: Known, u=(), v=()) -> np.ndarray:
-        """Add the nearest neighbours within rectangles to what is known.
+    def empty(self):
+        return Chosen(*self.moments, self.u, self.v, self.rectangles, self.r.device)
 
-        Parameters
-        ----------
-        rectangles : list of Rectangle
-        known : Known
-        u, v : int64 [p], optional
-            Pairs of living neurons, sorted by u and then v, none twice.
+    def add(self, a, b, keys, kept):
+        # The sampled product keeps one core busy, so as many parts of the positions are worked at as there are cores.
+        threads = torch.get_num_threads() if self.r.device.type == "cpu" else 1
+        step = CHUNK * threads * (8 if self.rectangles else 1)  # large tables are added to less often
+        with ThreadPoolExecutor(threads) as pool:
+            for start in range(0, len(a), step):
+                x, y = (side(batch[start : start + step]) for side, batch in zip(self.sides, (a, b), strict=True))
+                for table, (rows, columns) in zip(self.tables, self.within, strict=True):
+                    table.addmm_(_columns(x, rows).T, _columns(y, columns))
+                if len(self.u):
+                    for products in pool.map(self._products, x.split(CHUNK), y.split(CHUNK)):
+                        self.r += products
 
-        Returns
-        -------
-        float64 [p]
-            The pairs' correlations.
+    def _products(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+        return torch.sparse.sampled_addmm(self.pattern, x.T.contiguous(), y.T.contiguous().T, beta=0).values()
 
-        Raises
-        ------
-        ValueError
-            If the batches are not those of the sketch any more.
-        """
-        pairs = _Pairs(np.asarray(u, dtype=np.int64), np.asarray(v, dtype=np.int64), self.sketch, self.device)
-        for turn, group in enumerate(_groups(rectangles, self.memory_bytes)):
-            sums = [PearsonAccumulator(*map(len, tile), self.device) for tile in group]
-            positions = 0
-            for a, b in self.batches:
-                check_batch(a, b, self.sketch.n_a, self.sketch.n_b)
-                positions += len(a)
-                if not turn:
-                    pairs.update(a, b)
-                for tile, accumulator in zip(group, sums, strict=True):
-                    accumulator.update(_of(a, tile.rows), _of(b, tile.columns))
-            check_positions(self.sketch.positions, positions)
-            self.readings += 1
-            for tile in group:
-                known.add_neighbours(tile, *neighbours(sums.pop(0).correlation(), self.k))
-        return pairs.r.cpu().numpy()
+    def merge(self, other):
+        self.r = self.r + other.r
+        self.tables = [mine + others for mine, others in zip(self.tables, other.tables, strict=True)]
 
+    def tensors(self):
+        return {"r": self.r, **{str(i): table for i, table in enumerate(self.tables)}}
 
-def check_positions(before: int, now: int) -> None:
-    """ValueError unless a second reading gave as many positions as the first."""
-    if before != now:
-        raise ValueError(f"the batches changed between two readings: {before} positions first, then {now}")
+    def take(self, tensors):
+        self.r = tensors["r"].to(self.r.device)
+        self.tables = [tensors[str(i)].to(self.r.device) for i in range(len(self.tables))]
+
+    def parameters(self):
+        chosen = hashlib.sha256()
+        for part in (self.u, self.v, *(neurons for rectangle in self.rectangles for neurons in rectangle)):
+            chosen.update(part.tobytes() + b".")
+        return {"round": "chosen", "n_a": self.n_a, "n_b": self.n_b, "chosen": chosen.hexdigest()}
+
+    def into(self, known: Known) -> None:
+        """What the filled round tells: the pairs' correlations, and the nearest neighbours within the rectangles."""
+        known.add_pairs(self.u, self.v, self.r.cpu().numpy())
+        for rectangle in self.rectangles:
+            known.add_rectangle(rectangle, self.tables.pop(0))
 
 
-def _groups(rectangles: list[Rectangle], memory_bytes: int) -> Iterator[list[Rectangle]]:
+def groups(rectangles: list[Rectangle], memory_bytes: int) -> Iterator[list[Rectangle]]:
     """Tiles of the rectangles, as many together as fit the memory; at least one group, if an empty one."""
     group, cells, largest = [], 0, 0
     for rows, columns in rectangles:
@@ -169,36 +205,40 @@ def _groups(rectangles: list[Rectangle], memory_bytes: int) -> Iterator[list[Rec
     yield group
 
 
-def _of(x: torch.Tensor, neurons: np.ndarray) -> torch.Tensor:
-    if len(neurons) == x.shape[1]:
-        return x
-    return x.index_select(1, torch.from_numpy(neurons).to(x.device))
-
-
-class _Pairs:
-    """Correlations of single pairs: float32 products of a few positions at a time, float64 sums of these."""
-
-    def __init__(self, u: np.ndarray, v: np.ndarray, sketch: PairSketch, device):
-        self.device, self.sides = device, [_Standard(side.moments) for side in (sketch.a, sketch.b)]
-        ends = np.searchsorted(u, np.arange(sketch.n_a + 1))
-        self.pattern = csr(ends, v, np.zeros(len(v), np.float32), (sketch.n_a, sketch.n_b)).to(device)
-        self.r = torch.zeros(len(u), dtype=torch.float64, device=device)
-
-    def update(self, a: torch.Tensor, b: torch.Tensor) -> None:
-        if not len(self.r):
-            return
-        for i in range(0, len(a), CHUNK):
-            x, y = (side(batch[i : i + CHUNK]) for side, batch in zip(self.sides, (a, b), strict=True))
-            self.r += torch.sparse.sampled_addmm(self.pattern, x, y.T, beta=0).values()
-
-
 class _Standard:
-    """Makes activations [T, n] rows of a product, [n, T]: centred, and of unit length over all positions."""
+    """Activations [T, n] of the neurons that are asked for: centred, and of unit length over all positions."""
 
-    def __init__(self, moments: Moments):
-        self.shift, self.scale = moments.shift, moments.scale
-        self.mean, self.unit = moments.mean.float(), moments.norm().reciprocal().nan_to_num_(nan=0)
+    def __init__(self, moments: Moments, asked: list[np.ndarray]):
+        self.neurons = np.unique(np.concatenate(asked))
+        n = len(moments.mean)
+        if 2 * len(self.neurons) > n:  # to leave the others out would cost more than to take them along
+            self.neurons = np.arange(n)
+        self.all = len(self.neurons) == n
+        self.index = torch.from_numpy(self.neurons).to(moments.mean.device)
+        parts = (moments.shift, moments.scale, moments.mean.float(), moments.norm().reciprocal().nan_to_num_(nan=0))
+        self.shift, self.scale, self.mean, self.unit = (part[self.index] for part in parts)
+        self.room = torch.empty(0)
+
+    def places(self, neurons: np.ndarray) -> np.ndarray:
+        """Where some neurons stand among those asked for."""
+        return np.searchsorted(self.neurons, neurons)
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        x = (x.to(self.mean.device).float() - self.shift).mul_(self.scale).sub_(self.mean).mul_(self.unit)
-        return x.T.contiguous()
+        x = x.to(self.index.device)
+        x = (x if self.all else x.index_select(1, self.index)).float()
+        if self.room.shape != x.shape:  # the same each time: new memory costs more than the arithmetic
+            self.room = torch.empty_like(x)
+        return torch.sub(x, self.shift, out=self.room).mul_(self.scale).sub_(self.mean).mul_(self.unit)
+
+
+def _columns(x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
+    return x if len(columns) == x.shape[1] else x.index_select(1, columns)
+
+
+def _csr(rows: np.ndarray, columns: np.ndarray, shape: list[int]) -> torch.Tensor:
+    """A sparse matrix of zeros at some places, which are sorted by row."""
+    ends = np.searchsorted(rows, np.arange(shape[0] + 1))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Sparse", UserWarning)  # "in beta state"
+        values = torch.zeros(len(columns))
+        return torch.sparse_csr_tensor(torch.from_numpy(ends), torch.from_numpy(columns), values, shape)

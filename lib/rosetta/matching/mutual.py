@@ -5,15 +5,16 @@ say how many positions and neurons it was made from and how many neurons of each
 """
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Generator, Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
 from rosetta.matching.cost import ROWS, cheaper, positions_of
-from rosetta.matching.nearest import Neighbours, exact_neighbours, mutual_pairs, neighbours, widths
-from rosetta.matching.screening import screen_and_verify
+from rosetta.matching.nearest import Neighbours, exact, mutual_pairs, neighbours, widths
+from rosetta.matching.rounds import Round, run, together
+from rosetta.matching.screening import by_products, by_sketches
 
 logger = logging.getLogger(__name__)
 
@@ -63,19 +64,20 @@ def match_batches(
     layers: tuple[Sequence[int], Sequence[int]] | None = None,
     memory_bytes: int = MEMORY_BYTES,
     device: str | torch.device = "cpu",
-    **sketch_options,
+    **options,
 ) -> pd.DataFrame:
     """Match two models' neurons over batches of aligned activations.
 
     Parameters
     ----------
     batches : iterable of (A [T, n_a], B [T, n_b])
-        Read once if the table of correlations fits the memory given, otherwise once for each tile.
+        Read as often as the method needs: exactly once where the table of correlations fits the memory given.
     k : int
         Mutual top-k (3.3).
-    method : {"exact", "sketch", "auto"}
-        All correlations; or screening by sketches and exact correlations of what they leave open (`screening`), which gives
-        the same pairs; or whichever is predicted to cost less (`cost`), which ``attrs`` and the log then tell.
+    method : {"exact", "bfloat16", "sketch", "auto"}
+        All correlations in float32; or screening by products in bfloat16 or by sketches, and exact correlations of what
+        they leave open (`screening`), which gives the same pairs; or whichever is predicted to cost least (`cost`), which
+        ``attrs`` and the log then tell.
     names : (str, str), optional
         Names of the models; by default those the batches carry.
     layers : (sequence of int, sequence of int), optional
@@ -84,8 +86,8 @@ def match_batches(
         For the accumulators, and for sketches.
     device : str or torch.device
         Where the correlations are computed.
-    **sketch_options
-        ``rows, candidates, errors, seed, keys`` of `screening.screen_and_verify`.
+    **options
+        ``rows, candidates, errors, seed`` of `screening.by_sketches`.
 
     Returns
     -------
@@ -95,48 +97,32 @@ def match_batches(
     ------
     ValueError
         On an unknown method, options that it does not have, no batches, names or layers that are no two, or batches that
-        cannot be read a second time when tiles ask for it.
+        cannot be read as often as the method needs.
     """
-    names, layers = _names_and_layers(batches, k, names, layers)
-    if method == "exact" and sketch_options:
-        raise ValueError(f"{', '.join(sketch_options)} are options of method 'sketch', and method is 'exact'")
-    choice = {}
-    if method == "auto":
-        batches, *sizes = widths(batches, layers)
-        rows, again = sketch_options.get("rows", ROWS), iter(batches) is not batches
-        method, why = cheaper(*sizes, positions_of(batches), memory_bytes, rows, again)
-        logger.info("matching by method '%s': %s", method, why)
-        choice = {"method": method, "why": why}
-        sketch_options = sketch_options if method == "sketch" else {}
-    if method == "sketch":
-        rows, columns, facts = screen_and_verify(
-            batches, k, layers=layers, memory_bytes=memory_bytes, device=device, **sketch_options
-        )
-    elif method == "exact":
-        ((rows, columns, facts),) = exact_neighbours(batches, k, layers, memory_bytes, device)
-    else:
-        raise ValueError(f"method is {method!r}; allowed are 'auto', 'exact' and 'sketch'")
-    layers = layers or ([len(rows.values)], [len(columns.values)])
-    return match_table(rows, columns, names, layers, facts | choice)
+    (table,) = _matched(batches, k, method, None, names, layers, memory_bytes, device, options)
+    return table
 
 
 def match_thinned(
     batches: Iterable[tuple[torch.Tensor, torch.Tensor]],
     kept: np.ndarray,
     k: int = 1,
+    method: str = "exact",
     *,
     names: tuple[str, str] | None = None,
     layers: tuple[Sequence[int], Sequence[int]] | None = None,
     memory_bytes: int = MEMORY_BYTES,
     device: str | torch.device = "cpu",
+    **options,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Match two models' neurons over all positions, and over some of them, for the price of one.
+    """Match two models' neurons over all positions, and over some of them, in the same readings.
 
-    The sums over the positions that are kept and over the others are taken apart, and joined for those over all.
+    Where tables are summed, the sums over the positions that are kept and over the others are taken apart, and joined for
+    those over all: the second match costs hardly anything.
 
     Parameters
     ----------
-    batches, k, names, layers, memory_bytes, device
+    batches, k, method, names, layers, memory_bytes, device, **options
         As for `match_batches`.
     kept : bool [positions]
         For all batches together, in their order; what `positions.thinning` gives.
@@ -151,12 +137,73 @@ def match_thinned(
     ValueError
         As `match_batches`, or if `kept` is not one for each position.
     """
+    return _matched(batches, k, method, kept, names, layers, memory_bytes, device, options)
+
+
+def _matched(batches, k, method, kept, names, layers, memory_bytes, device, options) -> tuple[pd.DataFrame, ...]:
     names, layers = _names_and_layers(batches, k, names, layers)
-    of_kept, of_all = exact_neighbours(batches, k, layers, memory_bytes, device, kept)
-    return tuple(
-        match_table(rows, columns, names, layers or ([len(rows.values)], [len(columns.values)]), facts)
-        for rows, columns, facts in (of_all, of_kept)
-    )
+    batches, n_a, n_b = widths(batches, layers)
+    layers, choice = layers or ([n_a], [n_b]), {}
+    if method == "auto":
+        again = iter(batches) is not batches
+        method, why = cheaper(n_a, n_b, positions_of(batches), memory_bytes, options.get("rows", ROWS), again)
+        logger.info("matching by method '%s': %s", method, why)
+        choice = {"why": why}
+        options = {name: value for name, value in options.items() if name in OPTIONS[method]}
+    rounds = matching(n_a, n_b, k, method, twin=kept is not None, memory_bytes=memory_bytes, device=device, **options)
+    return tuple(match_table(*found, names, layers, choice) for found in run(rounds, batches, kept))
+
+
+#: What each method may be told.
+OPTIONS = {
+    "exact": (),
+    "bfloat16": ("candidates", "errors", "seed"),
+    "sketch": ("rows", "candidates", "errors", "seed"),
+}
+
+
+def matching(
+    n_a: int, n_b: int, k: int, method: str, *, twin: bool = False, memory_bytes: int = MEMORY_BYTES, device="cpu",
+    **options,
+) -> Generator[Round, Round, list[tuple[Neighbours, Neighbours, dict]]]:  # fmt: skip
+    """A way of matching as rounds of sums (`rounds`), for shards of the text that are read apart.
+
+    Parameters
+    ----------
+    n_a, n_b : int
+        Neurons of the two models.
+    k, method, memory_bytes, device, **options
+        As for `match_batches`; ``auto`` has been decided before.
+    twin : bool
+        Whether the positions that are kept are matched apart, too.
+
+    Returns
+    -------
+    list of (Neighbours, Neighbours, dict)
+        What `match_table` takes; over all positions and, of twins, over those that are kept.
+
+    Raises
+    ------
+    ValueError
+        On an unknown method, or options that it does not have.
+    """
+    check_k(k)
+    if method not in OPTIONS:
+        raise ValueError(f"method is {method!r}; allowed are auto, {', '.join(OPTIONS)}")
+    if strange := sorted({*options} - {*OPTIONS[method]}):
+        raise ValueError(f"method {method!r} has no option {', '.join(strange)}; it has {OPTIONS[method] or 'none'}")
+    if method == "exact":
+        return exact(n_a, n_b, k, memory_bytes, device, twin)
+    if method == "bfloat16":
+        return by_products(n_a, n_b, k, twin=twin, memory_bytes=memory_bytes, device=device, **options)
+    share = memory_bytes // (1 + twin)
+    return _all_of([
+        by_sketches(n_a, n_b, k, memory_bytes=share, device=device, **options) for _ in range(1 + twin)
+    ])  # fmt: skip
+
+
+def _all_of(ways: list) -> Generator:
+    return [(yield from ways[0])] if len(ways) == 1 else list((yield from together(*ways)))
 
 
 def _names_and_layers(batches, k, names, layers) -> tuple:
@@ -171,8 +218,10 @@ def _names_and_layers(batches, k, names, layers) -> tuple:
     return names, layers
 
 
-def match_table(of_rows: Neighbours, of_columns: Neighbours, names, layers, facts: dict) -> pd.DataFrame:
-    """The MatchTable of both models' neighbours."""
+def match_table(
+    of_rows: Neighbours, of_columns: Neighbours, facts: dict, names, layers, more: dict | None = None
+) -> pd.DataFrame:
+    """The MatchTable of both models' neighbours; its ``attrs`` are the facts and more."""
     pairs, rank_a, rank_b = mutual_pairs(of_rows, of_columns)
     values = of_rows.values[pairs[:, 0], rank_a - 1]
     layer_a, unit_a = locate(pairs[:, 0], layers[0])
@@ -184,7 +233,7 @@ def match_table(of_rows: Neighbours, of_columns: Neighbours, names, layers, fact
     })[COLUMNS]  # fmt: skip
     order = np.lexsort((pairs[:, 1], pairs[:, 0], -values))
     table = table.iloc[order].reset_index(drop=True)
-    table.attrs = {"neurons_a": int(sum(layers[0])), "neurons_b": int(sum(layers[1])), **facts}
+    table.attrs = {"neurons_a": int(sum(layers[0])), "neurons_b": int(sum(layers[1])), **facts, **(more or {})}
     return table
 
 

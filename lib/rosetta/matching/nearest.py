@@ -1,12 +1,13 @@
 """Nearest neighbours of all neurons from all their correlations, tile by tile."""
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
 from rosetta.matching.correlation import PearsonAccumulator, tiles
+from rosetta.matching.rounds import Round
 
 
 class Neighbours(NamedTuple):
@@ -19,19 +20,87 @@ class Neighbours(NamedTuple):
     indices: np.ndarray
 
 
-def exact_neighbours(batches, k, layers, memory_bytes, device, kept=None) -> list[tuple[Neighbours, Neighbours, dict]]:
-    """Nearest neighbours of every row and column, tile by tile; where some positions are kept, first over those."""
-    batches, n_a, n_b = widths(batches, layers)
-    plan = list(tiles(n_a, n_b, memory_bytes, tables=4 if kept is None else 5))
-    if len(plan) > 1 and iter(batches) is batches:
-        again = "these batches can be read only once; pass a list or AlignedBatches"
-        raise ValueError(f"{len(plan)} tiles need as many passes, but {again}")
-    nearest = [_Nearest(n_a, n_b, k) for _ in range(1 if kept is None else 2)]
-    for i, j in plan:
-        of_tile = ((a[:, i], b[:, j]) for a, b in _checked(batches, n_a, n_b))
-        sums = _sums(of_tile, i.stop - i.start, j.stop - j.start, device, kept)
-        for one, accumulator in zip(nearest, sums, strict=True):
-            one.add(i, j, accumulator)
+class Table(Round):
+    """Sums for all correlations of a tile of the table; of twins, for those over the positions that are kept, too.
+
+    Parameters
+    ----------
+    n_a, n_b : int
+        Neurons of the two models.
+    rows, columns : slice
+        The tile.
+    device : str or torch.device
+    products : torch.dtype
+        As for `PearsonAccumulator`.
+    twin : bool
+        Whether sums over the positions that are kept are held apart from those over the others.
+    """
+
+    def __init__(self, n_a, n_b, rows: slice, columns: slice, device, products=torch.float32, twin: bool = False):
+        super().__init__(n_a, n_b)
+        self.rows, self.columns = rows, columns
+        size = rows.stop - rows.start, columns.stop - columns.start
+        self.parts = [PearsonAccumulator(*size, device, products) for _ in range(1 + twin)]
+
+    def empty(self):
+        sums = self.parts[0]
+        twin = len(self.parts) > 1
+        return Table(self.n_a, self.n_b, self.rows, self.columns, sums.cross.device, sums.products, twin)
+
+    def add(self, a, b, keys, kept):
+        a, b = a[:, self.rows], b[:, self.columns]
+        if len(self.parts) == 1:
+            self.parts[0].update(a, b)
+            return
+        mask = torch.from_numpy(kept)
+        for sums, some in zip(self.parts, (mask, ~mask), strict=True):
+            sums.update(a[some.to(a.device)], b[some.to(b.device)])
+
+    def merge(self, other):
+        for mine, others in zip(self.parts, other.parts, strict=True):
+            mine.join(others)
+
+    def tensors(self):
+        held = {f"{i}.{name}": tensor for i, sums in enumerate(self.parts) if sums.positions
+                for name, tensor in sums.tensors().items()}  # fmt: skip
+        return held | {"positions": torch.tensor([sums.positions for sums in self.parts])}
+
+    def take(self, tensors):
+        for i, (sums, positions) in enumerate(zip(self.parts, tensors["positions"].tolist(), strict=True)):
+            if positions:
+                mine = {name[2:]: tensor for name, tensor in tensors.items() if name.startswith(f"{i}.")}
+                sums.take(mine, positions)
+
+    def parameters(self):
+        tile = [self.rows.start, self.rows.stop, self.columns.start, self.columns.stop]
+        return {"round": "table", "n_a": self.n_a, "n_b": self.n_b, "tile": tile, "twin": len(self.parts) > 1,
+                "products": str(self.parts[0].products)}  # fmt: skip
+
+    def whole_and_part(self) -> Iterator[tuple[int, PearsonAccumulator]]:
+        """(1, sums over the positions that are kept), of twins, then (0, sums over all). The sums are used up."""
+        if len(self.parts) == 2:
+            yield 1, self.parts[0]
+            self.parts[0].join(self.parts.pop())
+        yield 0, self.parts[0]
+
+
+def exact(
+    n_a: int, n_b: int, k: int, memory_bytes: int, device, twin: bool = False
+) -> Generator[Round, Round, list[tuple[Neighbours, Neighbours, dict]]]:
+    """Nearest neighbours of every row and column of the table, tile by tile: a generator of rounds (`rounds`).
+
+    Returns
+    -------
+    list of (Neighbours, Neighbours, dict)
+        Of A's neurons, of B's, and facts; over all positions and, of twins, over those that are kept.
+    """
+    nearest = [_Nearest(n_a, n_b, k) for _ in range(1 + twin)]
+    for i, j in tiles(n_a, n_b, memory_bytes, tables=5 if twin else 4):
+        table = yield Table(n_a, n_b, i, j, device, twin=twin)
+        for which, sums in table.whole_and_part():
+            nearest[which].add(i, j, sums)
+            nearest[which].readings += 1
+        del table, sums
     return [(one.of_rows, one.of_columns, one.facts()) for one in nearest]
 
 
@@ -53,40 +122,11 @@ def widths(batches, layers) -> tuple:
     return batches, n_a, n_b
 
 
-def _checked(batches, n_a: int, n_b: int) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    for a, b in batches:
-        if (a.shape[-1], b.shape[-1]) != (n_a, n_b):  # a tile's slice would hide it
-            raise ValueError(f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected {n_a} and {n_b} neurons")
-        yield a, b
-
-
-def _sums(batches, n_a: int, n_b: int, device, kept: np.ndarray | None) -> Iterator[PearsonAccumulator]:
-    """The sums over the positions that are kept, if some are, and then those over all."""
-    sums = PearsonAccumulator(n_a, n_b, device)
-    if kept is None:
-        for a, b in batches:
-            sums.update(a, b)
-        yield sums
-        return
-    others, start = PearsonAccumulator(n_a, n_b, device), 0
-    for a, b in batches:
-        mask = torch.from_numpy(kept[start : start + len(a)])
-        start += len(a)
-        if len(mask) == len(a):
-            sums.update(a[mask], b[mask])
-            others.update(a[~mask], b[~mask])
-    if start != len(kept):
-        raise ValueError(f"kept is for {len(kept)} positions; the batches hold {start}")
-    yield sums
-    sums.join(others)
-    yield sums
-
-
 class _Nearest:
     """The nearest neighbours of all rows and columns of a table that comes tile by tile."""
 
     def __init__(self, n_a: int, n_b: int, k: int):
-        self.k, self.positions = k, 0
+        self.k, self.positions, self.readings = k, 0, 0
         self.of_rows, self.of_columns = _nobody(n_a, min(k, n_b)), _nobody(n_b, min(k, n_a))
         self.dead_a, self.dead_b = np.zeros(n_a, bool), np.zeros(n_b, bool)
 
@@ -100,7 +140,8 @@ class _Nearest:
         _merge(self.of_columns, j, of_columns, i)
 
     def facts(self) -> dict:
-        return {"positions": self.positions, "dead_a": int(self.dead_a.sum()), "dead_b": int(self.dead_b.sum())}
+        dead = {"dead_a": int(self.dead_a.sum()), "dead_b": int(self.dead_b.sum())}
+        return {"method": "exact", "positions": self.positions, "readings": self.readings, **dead}
 
 
 def _nobody(n: int, k: int) -> Neighbours:

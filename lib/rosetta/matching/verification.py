@@ -126,7 +126,10 @@ def verified(sides: list[Screened], k: int, law: Law, sample: Sample, facts: dic
     facts |= {"candidates": sides[0].values.shape[1], "errors": law.errors}
     if facts["positions"] < 2:
         raise ValueError(f"a correlation needs at least 2 positions; these batches hold {facts['positions']}")
-    known, reader = Known(n_a, n_b, k), _Reader([side.moments for side in sides], memory_bytes, device)
+    known, reader = (
+        Known(tuple(side.alive for side in sides), k),
+        _Reader([side.moments for side in sides], memory_bytes, device),
+    )
 
     sample = sample.of([side.alive & ~side.odd for side in sides])
     first = _places(sides, _first(sides, k, law))
@@ -149,7 +152,7 @@ def verified(sides: list[Screened], k: int, law: Law, sample: Sample, facts: dic
     listed, in_pairs = _mattering(sides, law, nearness, weak)
     settled = [np.zeros_like(one) for one in weak]
     wanted = [odd[i] | (weak[i] & in_pairs[i]) for i in (0, 1)]
-    rectangles = [Rectangle(*map(np.flatnonzero, weak)), *_rows_and_columns(wanted, settled, alive, weak)]
+    rectangles = [Rectangle(*map(np.flatnonzero, weak)), *_rows_and_columns(wanted)]
     places = _places(sides, listed)
     places = places[~known.has(places)]
     while len(places) or any(len(rows) and len(columns) for rows, columns in rectangles):
@@ -157,7 +160,7 @@ def verified(sides: list[Screened], k: int, law: Law, sample: Sample, facts: dic
         settled = [before | now for before, now in zip(settled, wanted, strict=True)]
         pairs, _, _ = mutual_pairs(known.best(0), known.best(1))
         wanted = [np.isin(np.arange(len(weak[i])), pairs[:, i]) & weak[i] & ~settled[i] for i in (0, 1)]
-        places, rectangles = places[:0], _rows_and_columns(wanted, settled, alive, weak)
+        places, rectangles = places[:0], _rows_and_columns(wanted)
     best = with_equals((known.best(0), known.best(1)), [side.same for side in sides], k)
     certified = [
         float((live & ~no & ~out).sum() / max(1, live.sum())) for live, no, out in zip(alive, weak, odd, strict=True)
@@ -225,16 +228,10 @@ def _cells(weak: list[np.ndarray], odd: list[np.ndarray]) -> int:
     return int(weak[0].sum() * weak[1].sum() + odd[0].sum() * b + odd[1].sum() * a)
 
 
-def _rows_and_columns(wanted, settled, alive, weak) -> list[Rectangle]:
-    """What is left to know of the rows and columns of some neurons, besides the weak neurons' block, each pair once."""
-    columns, rows = alive[1] & ~settled[1], alive[0] & ~settled[0] & ~wanted[0]
-    parts = [
-        (wanted[0] & weak[0], columns & ~weak[1]),
-        (wanted[0] & ~weak[0], columns),
-        (rows & ~weak[0], wanted[1] & weak[1]),
-        (rows, wanted[1] & ~weak[1]),
-    ]
-    return [Rectangle(np.flatnonzero(rows), np.flatnonzero(columns)) for rows, columns in parts]
+def _rows_and_columns(wanted: list[np.ndarray]) -> list[Rectangle]:
+    """The whole rows and columns of some neurons. Dead ones are left in: to take them out would copy all others."""
+    a, b = (np.arange(len(some)) for some in wanted)
+    return [Rectangle(np.flatnonzero(wanted[0]), b), Rectangle(a, np.flatnonzero(wanted[1]))]
 
 
 def fisher(r: np.ndarray) -> np.ndarray:
