@@ -4,11 +4,13 @@ Where there is no Slurm the test is skipped; ``.ci/run`` installs it (``apt-get 
 """
 
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
 import subprocess
+import tempfile
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +27,7 @@ DAEMONS = ("munged", "slurmctld", "slurmd")
 PROFILE = ROOT / "workflow" / "slurm"
 #: What one small node without accounting needs beside the committed profile.
 HERE = ["--workflow-profile", str(PROFILE), "--max-threads", "1", "--latency-wait", "5", "--slurm-status-command", "squeue",
-        "--slurm-init-seconds-before-status-checks", "12"]  # fmt: skip
+        "--slurm-init-seconds-before-status-checks", "15"]  # fmt: skip
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons are started, which takes root"),
@@ -38,42 +40,40 @@ pytestmark = [
 
 @pytest.fixture
 def cluster(monkeypatch):
-    """A running Slurm of this machine alone; its configuration is in the environment."""
-    # A socket's path must be short, and pytest's folders are not.
-    folder = Path(subprocess.check_output(["mktemp", "-d", "/tmp/slurm-XXXXXX"], text=True).strip())
-    folder.chmod(0o755)
-    started = []
-    try:
+    """The folder of a running Slurm of this machine alone; the environment tells its commands of it."""
+    # Of its own, as the path of a socket must be short, and pytest's are not.
+    with tempfile.TemporaryDirectory(prefix="slurm-", dir="/tmp") as name:
+        folder, started = Path(name), []
         configuration = configure(folder)
         monkeypatch.setenv("SLURM_CONF", str(configuration))
         monkeypatch.setenv("PATH", f"{srun(folder, configuration)}:{os.environ['PATH']}")
-        munge = [f"--{name}={folder}/munge.{name.partition('-')[0]}" for name in ("socket", "key-file", "pid-file")]
-        daemons = [
-            ["munged", "-F", "--force", *munge, f"--log-file={folder}/munge.log", f"--seed-file={folder}/munge.seed"],
-            ["slurmctld", "-D", "-i"],
-            ["slurmd", "-D"],
+        files = [
+            f"--{name}={folder}/munge.{name}" for name in ("socket", "key-file", "pid-file", "log-file", "seed-file")
         ]
-        for command in daemons:
-            log = open(folder / f"{command[0]}.out", "w")
-            started.append(subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True))
-            if command[0] == "munged":
-                wait_for(lambda: (folder / "munge.socket").exists(), folder)
-        wait_for(lambda: asked("sinfo", "-h", "-o", "%T") == "idle", folder)
-        yield folder
-    finally:
-        subprocess.run(["scancel", "--user=root"], capture_output=True)
-        with suppress(subprocess.TimeoutExpired):
-            subprocess.run(["sh", "-c", "while squeue -h | grep -q .; do sleep 0.2; done"], timeout=20)
-        for process in reversed(started):
-            process.terminate()
-        for process in started:
-            process.wait(timeout=30)
-        shutil.rmtree(folder)
+        try:
+            started.append(daemon(folder, "munged", "--foreground", "--force", *files))
+            wait_for(lambda: (folder / "munge.socket").exists(), folder)
+            started += [daemon(folder, "slurmctld", "-D", "-i"), daemon(folder, "slurmd", "-D")]
+            wait_for(lambda: asked("sinfo", "-h", "-o", "%T") == "idle", folder)
+            yield folder
+        finally:
+            if len(started) == 3:
+                asked("scancel", "--user=root")
+                wait_for(lambda: not asked("squeue", "-h"), folder)
+            for process in reversed(started):
+                process.terminate()
+                process.wait(timeout=30)
+
+
+def daemon(folder: Path, name: str, *arguments: str) -> subprocess.Popen:
+    with open(folder / f"{name}.out", "w") as log:
+        return subprocess.Popen([name, *arguments], stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
 
 
 def configure(folder: Path) -> Path:
     """A key, and a configuration of one node with ports of its own."""
-    key = folder / "munge.key"
+    folder.chmod(0o755)
+    key = folder / "munge.key-file"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     for name in ("state", "spool"):
@@ -165,14 +165,16 @@ def test_shards_on_a_cluster_one_of_them_killed_give_what_they_give_here(cluster
         for one in of_job(number):
             with suppress(psutil.NoSuchProcess):  # it goes with another of them
                 one.send_signal(signal.SIGKILL)
-        output, _ = process.communicate(timeout=300)
+        output, _ = process.communicate(timeout=600)
     finally:
         process.kill()
-    print(output)
     assert process.returncode == 0, output
-    told = [line.split() for line in output.splitlines() if line.startswith("[")]
-    made = [(line[1:-2], line[-1]) for line in told]
-    assert any(line[-1] == "FAILED" for line in told), output
+    # Verify shards may end in any order; what failed is told of, and what it was when it was tried again.
+    told = sorted(re.findall(r"^\[\d/6\] (?:shards|matches) \S+ ?(\S*) +\d+ s(  FAILED)?$", output, re.MULTILINE))
+    assert told == sorted([
+        ("screen.1-of-2", "  FAILED"), ("screen.1-of-2", ""), ("screen.2-of-2", ""), ("screened", ""),
+        ("verify.1-of-2", ""), ("verify.2-of-2", ""), ("", ""),
+    ])  # fmt: skip
 
     here = Study(str(path), tmp_path / "here")
     matched_in_shards(Job(here, PAIR), tmp_path, 2)

@@ -94,7 +94,7 @@ class Job:
         """
         if not 1 <= number <= of:
             raise ValueError(f"the shard is {number}-of-{of}; allowed are 1-of-{of} to {of}-of-{of}")
-        way, _ = self._way()
+        way, _ = self.way()
         empty, _ = self._replay(way, after)
         if empty is None:  # nothing is left to read for; the last job knows it too
             empty = rounds.Nothing(*self._neurons())
@@ -112,7 +112,7 @@ class Job:
         ValueError
             If a share cannot be used (`Round.restore`), or shares overlap or are not all of the text.
         """
-        way, _ = self._way()
+        way, _ = self.way()
         empty, _ = self._replay(way, after)
         if empty is None:
             raise ValueError(f"there is no round {1 + len(after)} of {' and '.join(self.pair)}: all is found before it")
@@ -131,7 +131,7 @@ class Job:
         return self.study.keep_both(self.pair, self.untrained_seed, lambda: self._matched(shares, after))
 
     def _matched(self, shares: Sequence[Path], after: Sequence[Path]) -> tuple[pd.DataFrame, ...]:
-        way, choice = self._way()
+        way, choice = self.way()
         empty, found = self._replay(way, after)
         filled = empty and self._joined(empty, shares, 1 + len(after))
         while found is None:
@@ -149,7 +149,7 @@ class Job:
     def _neurons(self) -> list[int]:
         return [self.study.profile.models[name].neurons for name in self.pair]
 
-    def _way(self) -> tuple[Generator[Round, Round, Any], dict]:
+    def way(self) -> tuple[Generator[Round, Round, Any], dict]:
         """The way of matching from its start, and why it was chosen."""
         profile, sizes = self.study.profile, self._neurons()
         memory = int(profile.memory_gb * 2**30)
