@@ -62,11 +62,7 @@ def pairs_first(wildcards):
 
 def shards_first(wildcards):
     """Where positions are shared out over jobs, a pair's MatchTables are made before its notebook, which finds them there."""
-    point = POINTS[wildcards.point]
-    if STUDY.shards == 1 or len(point) > 2:
-        return []
-    nulls = ["", *(f".untrained-{seed}" for seed in STUDY.nulls.untrained_seeds)]
-    return [f"{OUT}/matches/{'--'.join(point)}{null}.parquet" for null in nulls]
+    return tables_of(POINTS[wildcards.point]) if STUDY.shards > 1 else []
 
 
 #: What defines the Rosetta Neurons of notebooks 05 and 06.

@@ -32,6 +32,11 @@ wildcard_constraints:
     tables="|".join(map(re.escape, TODO)) or "none",
 
 
+def tables_of(point):
+    """The MatchTables of a pair, trained and untrained; none of a point of more models, which has none of its own."""
+    return [f"{OUT}/matches/{name}.parquet" for name, (a, b, *_) in TABLES.items() if (a, b) == point]
+
+
 def who(wildcards):
     return TABLES[wildcards.tables]
 
@@ -71,7 +76,7 @@ rule screened:
     params:
         who=who,
     resources:
-        mem_mb=lambda wildcards: memory([]),
+        mem_mb=2 * memory([]),  # what is joined, and the next share
     shell:
         SHARE + "--join {input:q} --to {output:q}" + TO_LOG
 

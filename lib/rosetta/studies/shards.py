@@ -18,7 +18,7 @@ from collections.abc import Generator, Sequence
 from copy import deepcopy
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -36,21 +36,6 @@ from rosetta.studies.matches import Study
 logger = logging.getLogger(__name__)
 
 
-class Text(NamedTuple):
-    """The positions of a pair's text.
-
-    Attributes
-    ----------
-    segment : int64 [positions]
-        The running number of the segment that each lies in.
-    kept : bool [positions]
-        Which of them are left when frequent spans are thinned.
-    """
-
-    segment: np.ndarray
-    kept: np.ndarray
-
-
 class Job:
     """What the jobs of one match have in common.
 
@@ -61,6 +46,15 @@ class Job:
         Two models of its profile.
     untrained_seed : int, optional
         Of untrained networks in their place.
+
+    Attributes
+    ----------
+    parameters : dict
+        What all their rounds are made with.
+    segment : int64 [positions]
+        The running number of the segment that each position of the text lies in.
+    kept : bool [positions]
+        Which of them are left when frequent spans are thinned.
     """
 
     def __init__(self, study: Study, pair: tuple[str, str], untrained_seed: int | None = None):
@@ -73,8 +67,8 @@ class Job:
                 sizes.append(len(piece.canonical))
                 yield piece
 
-        kept = thinning(counted(), study.profile.positions.t, study.profile.seed)
-        self.text = Text(np.repeat(np.arange(len(sizes)), sizes), kept)
+        self.kept = thinning(counted(), study.profile.positions.t, study.profile.seed)
+        self.segment = np.repeat(np.arange(len(sizes)), sizes)
 
     def share(self, number: int, of: int, after: Sequence[Path], to: Path) -> None:
         """Fill the share of a round that has every `of`-th segment, from the `number`-th on, and save it.
@@ -101,7 +95,7 @@ class Job:
         else:
             batches = self.study.batches(self.pair, untrained_seed=self.untrained_seed)
             batches.pieces = islice(batches.pieces, number - 1, None, of)
-            self._fill(empty, batches, np.flatnonzero(self.text.segment % of == number - 1))
+            self._fill(empty, batches, np.flatnonzero(self.segment % of == number - 1))
         empty.save(to, **self.parameters, round=1 + len(after), shard=[number, of])
 
     def join(self, shares: Sequence[Path], after: Sequence[Path], to: Path) -> None:
@@ -119,7 +113,7 @@ class Job:
         self._joined(empty, shares, 1 + len(after)).save(to, **self.parameters, round=1 + len(after))
 
     def match(self, shares: Sequence[Path], after: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Keep the MatchTables over all positions and over thinned ones, from the shares of the last round but one.
+        """Add up all shares of a round and keep the MatchTables over all positions and over thinned ones.
 
         Should matching want further rounds, all of the text is read for them here.
 
@@ -141,7 +135,7 @@ class Job:
                 found = end.value
             else:
                 batches = self.study.batches(self.pair, untrained_seed=self.untrained_seed)
-                self._fill(filled, batches, np.arange(len(self.text.segment)))
+                self._fill(filled, batches, np.arange(len(self.segment)))
         specs = [self.study.profile.models[name] for name in self.pair]
         layers = tuple([spec.mlp_width] * spec.layers for spec in specs)
         return tuple(match_table(*one, self.pair, layers, choice) for one in found)
@@ -153,7 +147,7 @@ class Job:
         """The way of matching from its start, and why it was chosen."""
         profile, sizes = self.study.profile, self._neurons()
         memory = int(profile.memory_gb * 2**30)
-        method, why = cheaper(*sizes, len(self.text.segment), memory)
+        method, why = cheaper(*sizes, len(self.segment), memory)
         way = matching(*sizes, max(profile.k), method, twin=True, memory_bytes=memory, device=self.study.device)
         return way, {"why": why}
 
@@ -171,10 +165,10 @@ class Job:
         whole = deepcopy(empty)
         for i, path in enumerate(shares, 1):
             whole.join(deepcopy(empty).restore(path, **self.parameters, round=number, shard=[i, len(shares)]))
-        if whole.positions != len(self.text.segment):
+        if whole.positions != len(self.segment):
             raise ValueError(
                 f"{len(shares)} shards of {self.pair[0]} and {self.pair[1]} hold {whole.positions} positions; the text has "
-                f"{len(self.text.segment)}"
+                f"{len(self.segment)}"
             )
         return whole
 
@@ -182,7 +176,7 @@ class Job:
         """Add all batches to a round; `keys` are those of their positions."""
         for a, b in batches:
             here = keys[empty.positions : empty.positions + len(a)]
-            empty.update(a, b, here, self.text.kept[here])
+            empty.update(a, b, here, self.kept[here])
 
 
 def parameters(study: Study, pair: tuple[str, str], untrained_seed: int | None) -> dict:
