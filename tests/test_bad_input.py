@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
-from conftest import edited
+from conftest import edited, mutual
 from safetensors.torch import load_file
 
 from rosetta import laws, matching, models, profiles, report, sources
@@ -38,6 +38,7 @@ VALUES = {
     "nulls.quantile": (0, 1, 1.5, "0.9", True, None, *FLOATS),
     "nulls.untrained_seeds": ([], [1, 1], [1.0], ["1"], [True], 1, None, [2**40]),
     "nulls.permutation_seeds": ([], [2, 2, 2], [None], "1"),
+    "nulls.permuted_tokens": (0, -1, 1.5, "5", True, [3], HUGE, 10**6, *FLOATS),
     "token_sweep.pair": ([], ["opt-32x2"], ["opt-32x2", "opt-32x2"], ["opt-32x2", "gpt-5"], "opt-32x2", [1, 2], None),
     "positions.t": ([], 0, -1e-3, "1e-3", True, None, math.inf),
     "positions.pair": ([], ["opt-32x2"], ["opt-32x2", "opt-32x2"], ["opt-32x2", "gpt-5"], ["opt-32x2", "qwen-48x3"], None),
@@ -319,6 +320,9 @@ CALLS = {
     "a sketch of a generator": (lambda: match_batches(((A, B) for _ in "x"), method="sketch", layers=([3], [2])), "only once"),
     "a tile of a generator": (lambda: match_batches(((A, B) for _ in "x"), layers=([3], [2]), memory_bytes=16), "only once"),
     "no memory": (lambda: match_batches([(A, B)], memory_bytes=1), "memory budget of 1 bytes"),
+    "a sketch with fewer candidates than neighbours": (
+        lambda: match_batches([(A, B)], k=3, method="sketch", candidates=2), "candidates is 2",
+    ),
     "an accumulator without neurons": (lambda: PearsonAccumulator(0, 2), "at least 1"),
     "a correlation of nothing": (lambda: PearsonAccumulator(3, 2).correlation(), "at least 2 positions"),
     "no null": (lambda: matching.threshold([]), "no null tables"),
@@ -345,6 +349,47 @@ def test_a_call_that_makes_no_sense(case):
 def test_more_neighbours_than_there_are_neurons_take_no_memory():
     every = match_batches([(A, B)], k=1_000_000)
     assert len(every) == 6 and every.equals(match_batches([(A, B)], k=3))
+
+
+def related(n_a: int = 40, n_b: int = 30, positions: int = 600) -> tuple[torch.Tensor, torch.Tensor]:
+    """Two models' activations that have some features in common."""
+    rng = torch.Generator().manual_seed(2)
+    shared = torch.randn(positions, 9, generator=rng)
+    return tuple(
+        shared @ torch.randn(9, n, generator=rng) + torch.randn(positions, n, generator=rng) for n in (n_a, n_b)
+    )
+
+
+def oracle(a: torch.Tensor, b: torch.Tensor) -> set[tuple[int, int]]:
+    return mutual(np.corrcoef(a.double(), b.double(), rowvar=False)[: a.shape[1], a.shape[1] :])
+
+
+def test_more_candidates_than_there_are_neurons():
+    a, b = related()
+    table = match_batches([(a, b)], method="sketch", rows=64, candidates=1_000_000)
+    assert set(zip(table.unit_a, table.unit_b, strict=True)) == oracle(a, b)
+
+
+@pytest.mark.parametrize("method", ["exact", "sketch", "auto"])
+def test_a_layer_that_is_all_dead_has_no_pairs_and_the_others_have_theirs(method):
+    a, b = related()
+    dead_a, dead_b = torch.full((len(a), 25), 7.0), torch.zeros(len(b), 10)
+    batches = [(torch.cat([a, dead_a], dim=1), torch.cat([dead_b, b], dim=1))]
+    table = match_batches(batches, method=method, layers=([40, 25], [10, 30]))
+    assert set(table.layer_a) == {0} and set(table.layer_b) == {1}
+    assert set(zip(table.unit_a, table.unit_b, strict=True)) == oracle(a, b)
+    assert (table.attrs["dead_a"], table.attrs["dead_b"]) == (25, 10)
+    nobody = match_batches([(dead_a, dead_b)], method=method)
+    assert len(nobody) == 0 and (nobody.attrs["dead_a"], nobody.attrs["dead_b"]) == (25, 10)
+
+
+@pytest.mark.parametrize("method", ["exact", "sketch", "auto"])
+def test_duplicate_neurons_make_one_pair_that_of_the_originals(method):
+    """Three of each neuron: of its equals, one has each pair that the original has without them."""
+    a, b = related()
+    table = match_batches([(torch.cat([a] * 3, dim=1), torch.cat([b] * 3, dim=1))], method=method)
+    originals = list(zip(table.unit_a % 40, table.unit_b % 30, strict=True))
+    assert set(originals) == oracle(a, b) and len(originals) == len(set(originals))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -116,6 +116,18 @@ def test_pairs_are_matched_once_however_often_they_are_named():
     assert len(pairs) == len(set(pairs)) == 14
 
 
+def test_the_papers_permuted_null_takes_no_more_than_a_quarter_of_what_its_largest_run_takes():
+    paper = profiles.load("paper")
+    parameters = {"opt-30b": 30e9, "qwen2.5-32b": 32.5e9}
+    n_a, n_b = (paper.models[name].neurons for name in parameters)
+    nulls = paper.nulls
+    matches, readings = 1 + len(nulls.permutation_seeds), 2 * (1 + len(nulls.untrained_seeds))
+    permuted = matches * 2 * n_a * n_b * nulls.permuted_tokens / 67e12
+    reading = readings * 2 * sum(parameters.values()) * paper.tokens / 989e12
+    assert 0.1 < permuted / (permuted + reading) <= 0.25
+    assert all(profiles.load(name).nulls.permuted_tokens is None for name in ("smoke", "micro", "small"))
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -242,6 +254,7 @@ def test_a_family_is_followed_along_the_curve_that_defines_its_rosetta_neurons()
         (("filtering", "pair"), ["opt-32x2", "gpt2-32x2"], "filtering.pair is ['opt-32x2', 'gpt2-32x2']; it must be a point"),
         (("filtering", "scorer"), "qwen-32x2", "hold the scorer, 'qwen-32x2'"),
         (("models", "gpt2-32x2", "device"), "spread", "filtering.learner is 'gpt2-32x2', whose device is 'spread'; it is trained"),
+        (("nulls", "permuted_tokens"), 9_000, "nulls.permuted_tokens is 9000; it must be below tokens, 9000, or null for all"),
         (("filtering", "learner"), "gpt3", "filtering names the model 'gpt3', which 'models' does not describe"),
         (("filtering", "share"), None, "both null (the whole pool) or neither"),
         (("filtering", "pool"), {"kind": "github"}, "filtering.pool.kind is 'github'; allowed are environment, codesearchnet"),
@@ -277,6 +290,7 @@ def test_what_a_section_says_of_other_parts_is_checked(keys, to, said):
         (("theory", "sensitivity", "background"), [True], "theory.sensitivity.background is [True]; it must be a list of"),
         (("nulls", "untrained_seeds"), [1.0], "nulls.untrained_seeds is [1.0]; it must be a list of whole numbers"),
         (("nulls", "untrained_seeds"), {1, 2}, "nulls.untrained_seeds is {1, 2}; it must be a list of whole numbers"),
+        (("nulls", "permuted_tokens"), 7e3, "nulls.permuted_tokens is 7000.0; it must be null, or a whole number of at least 1"),
         (("k_curve",), True, "k_curve is True; it must be text"),
         (("dtype",), True, "dtype is True; it must be float32 or bfloat16"),
         (("device",), "cuda:", "device is 'cuda:'; it must be auto, cpu, cuda or cuda:N"),

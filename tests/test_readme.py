@@ -263,6 +263,18 @@ def test_what_it_says_of_the_nulls_is_what_the_published_run_found():
     assert f"a mean of {trained.min():.2f} to {trained.max():.2f}; at {exceeds} of {len(pairs)} pairs of models" in TOLD
 
 
+def test_what_it_says_of_a_scaled_null_is_what_the_published_run_found():
+    scaled, points = published("permuted_scaled"), published("points")
+    assert (points["permuted_positions"] == points["positions"]).all() and "have it over all of them" in TOLD
+    assert (points["aligned_same"] == points["raw"]).all()
+    first, *others, last = (
+        f"{told(row.error, row.low, row.high, '+.0%')}{{}} from {row.positions:,}" for row in scaled.itertuples()
+    )
+    assert ", ".join([first.format(" too high"), *(one.format("") for one in others)]) in TOLD
+    assert f" and {last.format('')}, as with few positions" in TOLD and (scaled["error"] > 0).all()
+    assert f"scaled to {max(profiles.load('micro').positions.budgets):,} positions" in TOLD
+
+
 def test_what_it_says_of_thinned_positions_is_what_the_published_run_found():
     points, fits, thinnings = published("points"), published("fits").set_index("count"), published("thinning")
     t = profiles.load("micro").positions.t

@@ -180,6 +180,85 @@ def test_held_batches_are_the_same_ones_and_carry_names_and_layers(reader_of, pi
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Out of memory
+
+
+class Limited(torch.nn.Module):
+    """A model on a device that holds so many sequences at a time."""
+
+    def __init__(self, model, sequences, error):
+        super().__init__()
+        self.model, self.sequences, self.error, self.tried = model, sequences, error, []
+        self.config = model.config
+
+    def forward(self, input_ids, **options):
+        self.tried.append(len(input_ids))
+        if len(input_ids) > self.sequences:
+            raise self.error
+        return self.model(input_ids=input_ids, **options)
+
+
+CUDA = torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+CPU = RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12")
+
+
+@pytest.fixture
+def limited(reader_of, monkeypatch):
+    """Batches of 8 sequences of a model that holds fewer."""
+
+    def limit(pieces, sequences, error=CUDA, side="b"):
+        batches = AlignedBatches(reader_of["opt"], reader_of["qwen"], pieces, sequences_per_batch=8)
+        reader = getattr(batches, side)
+        monkeypatch.setattr(reader, "model", Limited(reader.model, sequences, error))
+        return batches, reader.model
+
+    return limit
+
+
+@pytest.mark.parametrize(("error", "side"), [(CUDA, "a"), (CUDA, "b"), (CPU, "b")])
+def test_a_batch_that_memory_does_not_hold_is_halved_until_it_does_and_that_is_said(
+    reader_of, pieces, limited, caplog, error, side
+):
+    roomy = list(AlignedBatches(reader_of["opt"], reader_of["qwen"], pieces, sequences_per_batch=2))
+    some = pieces[:11]
+    batches, model = limited(some, 3, error, side)
+    found = list(batches.with_segments())
+    assert [segment for part, _ in found for segment in part] == some and model.tried[:3] == [8, 4, 2]
+    for part, (a, b) in found:
+        assert len(part) <= 2 and len(a) == len(b) == sum(len(segment.canonical) for segment in part)
+    said = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert [message.partition(":")[2] for message in said] == [
+        " opt and qwen read 4 sequences at a time from here on, not 8",
+        " opt and qwen read 2 sequences at a time from here on, not 4",
+    ]
+    again = list(batches)  # nothing is tried again that failed
+    assert max(model.tried[3:]) == 2 and len(caplog.records) == len(said)
+    for side_again, side_roomy in zip(zip(*again, strict=True), zip(*roomy, strict=True), strict=True):
+        together = torch.cat(side_again)
+        np.testing.assert_allclose(together, torch.cat(side_roomy)[: len(together)], atol=1e-5)
+    for one, other in zip(batches.aligned(some), zip(*again, strict=True), strict=True):
+        np.testing.assert_allclose(one, torch.cat(other), atol=1e-5)
+
+
+def test_a_sequence_that_memory_does_not_hold_alone_is_an_error_that_says_so(pieces, limited):
+    batches, model = limited(pieces, 0)
+    length = max(len(pieces[0].ids_a), len(pieces[0].ids_b))
+    with pytest.raises(
+        MemoryError, match=rf"one sequence of {length} tokens .* opt on cpu and qwen on cpu .*smaller context"
+    ):
+        next(iter(batches))
+    assert model.tried == [8, 4, 2, 1]
+    assert not any(mlp.projection._forward_pre_hooks for mlp in batches.b.mlps)
+
+
+def test_another_error_of_a_model_is_not_taken_for_want_of_memory(pieces, limited, caplog):
+    batches, model = limited(pieces, 0, RuntimeError("device-side assert triggered"))
+    with pytest.raises(RuntimeError, match="device-side assert"):
+        next(iter(batches))
+    assert model.tried == [8] and not caplog.records
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # Precision and memory
 
 

@@ -8,7 +8,7 @@ from scipy import stats
 
 from rosetta.matching.correlation import PearsonAccumulator
 from rosetta.matching.mutual import match_batches, mutual_nearest
-from rosetta.matching.nulls import Permuted, calibrated, expected_by_chance, mean_ci95, threshold
+from rosetta.matching.nulls import Permuted, calibrated, expected_by_chance, mean_ci95, threshold, which_positions
 
 
 def numbered(sizes):
@@ -118,6 +118,30 @@ def test_only_pairs_above_the_threshold_are_counted():
     some.attrs = {"positions": 7}
     part = calibrated(some, 0.5)
     assert part.unit_a.tolist() == [0, 2] and part.index.tolist() == [0, 1] and part.attrs == {"positions": 7}
+
+
+def test_a_threshold_for_other_positions_is_scaled_as_sampling_noise_is():
+    """Of independent normal numbers, r over T positions has standard deviation 1 / sqrt(T - 1)."""
+    rng, spreads = np.random.default_rng(0), {}
+    for positions in (100, 400):
+        a, b = rng.normal(size=(2, 4_000, positions))
+        spreads[positions] = table([np.corrcoef(x, y)[0, 1] for x, y in zip(a, b, strict=True)])
+        spreads[positions].attrs = {"positions": positions}
+    measured, scaled = threshold([spreads[400]], 0.9), threshold([spreads[100]], 0.9, positions=400)
+    assert scaled == pytest.approx(threshold([spreads[100]], 0.9) / 2) == pytest.approx(measured, rel=0.1)
+    assert threshold([spreads[400]], 0.9, positions=400) == measured  # to the last bit
+
+
+@pytest.mark.parametrize(
+    ("of_null", "of_trained", "words"),
+    [
+        ([900, 1_100], [900, 1_100], "all positions"),
+        ([900, 900], [9_000, 9_001], "the first 900 positions"),
+        ([1_200, 900], [9_000, 9_001], "the first 900 to 1,200 positions"),
+    ],
+)
+def test_the_positions_of_a_null_are_told_in_words(of_null, of_trained, words):
+    assert which_positions(of_null, of_trained) == words
 
 
 @pytest.mark.parametrize("shape", [(40, 40), (60, 15), (1, 8), (1, 1)])

@@ -18,15 +18,16 @@ POINTS = pd.DataFrame({
     "curve": ["pythia-opt"] * 3 + ["gpt2-mine"] * 2, "k": 1, "neurons": [*SIZES, 150.0, 300.0],
     "raw": [*2 * SIZES**0.5, 0, 9], "calibrated": [*3 * SIZES, 0, 2],
     "permuted_mean": [4.0, 5.0, 6.0, 0.0, 2.0], "permuted_low": [3.0, 4.5, -1.0, np.nan, np.nan],
-    "permuted_high": [5.0, 5.5, 13.0, np.nan, np.nan],
+    "permuted_high": [5.0, 5.5, 13.0, np.nan, np.nan], "positions": 9_000, "permuted_positions": [800, 900, 800, 900, 900],
+    "aligned_same": [25, 30, 45, 1, 8],
 })  # fmt: skip
 K_POINTS = pd.concat([POINTS[:3], POINTS[:3].assign(k=5, raw=4 * SIZES)])
 SWEEP = pd.DataFrame({
     "tokens": [100, 1_000, 10_000], "count": [5, 8, 9], "overlap": [np.nan, 0.5, 0.9], "jaccard": [np.nan, 0.3, 0.8]
 })  # fmt: skip
 BY_BUDGET = pd.DataFrame({
-    "what": ["aligned", "untrained", "untrained"] * 2, "positions": [100] * 3 + [1_000] * 3,
-    "pairs": [9, 5, 7, 8, 2, 4], "mean": 0.5, "high": [0.9, 0.3, 0.4, 0.9, 0.2, 0.4],
+    "what": ["aligned", "untrained", "untrained", "permuted"] * 2, "positions": [100] * 4 + [400] * 4,
+    "pairs": [9, 5, 7, 8, 8, 2, 4, 9], "mean": 0.5, "high": [0.9, 0.3, 0.4, 0.5, 0.9, 0.2, 0.4, 0.1],
 })  # fmt: skip
 BY_THINNING = pd.DataFrame({
     "t": [np.nan, 1e-2], "pairs": [9, 8], "strict": [4, 8], "untrained": [3.0, 6.5], "untrained_high": [0.4, 0.2],
@@ -94,6 +95,8 @@ MATCHED, PERMUTED, UNTRAINED = (
     [pd.DataFrame({"correlation": values}) for values in some]
     for some in ([[0.9, 0.91, 0.5]], [[0.11, 0.115], [0.13, 0.31]], [[0.2]])
 )
+for matched in (*MATCHED, *PERMUTED, *UNTRAINED):
+    matched.attrs = {"positions": 9_000}
 ISOLATION = {n: theory.optimal_isolation(n, 1.5) for n in (64, 128)}
 GRID = pd.DataFrame(
     [
@@ -139,9 +142,9 @@ SIZE = "neurons (mean of the matched models)"
 CASES = {
     "fig02": (lambda: plots.fig02(EXAMPLES, "r = 0.9"), {"activation"}, []),
     "correlation_histogram": (
-        lambda: plots.correlation_histogram(MATCHED[0], PERMUTED, UNTRAINED, 0.4),
+        lambda: plots.correlation_histogram(MATCHED[0], PERMUTED, UNTRAINED, 0.4, MATCHED[0]),
         {"Pearson correlation of a matched pair", "pairs"},
-        ["trained: 3 pairs", "untrained networks: 1 pairs", "permuted positions: 2 pairs", "null threshold, r = 0.400"],
+        ["trained: 3 pairs", "untrained networks: 1 pairs", "permuted, all positions: 2 pairs", "null threshold, r = 0.400"],
     ),
     "fig03a": (
         lambda: plots.fig03a(POINTS),
@@ -156,7 +159,11 @@ CASES = {
     "null_counts": (
         lambda: plots.null_counts(POINTS, "permuted"),
         {SIZE, "matched pairs"},
-        ["dashed: permuted, mean and 95% interval; faint: trained", "Pythia–OPT", "GPT-2–mine"],
+        [
+            "dashed: permuted, mean and 95% interval; faint: trained\nboth over the first 800 to 900 positions",
+            "Pythia–OPT",
+            "GPT-2–mine",
+        ],
     ),
     "fig25": (
         lambda: plots.fig25(K_POINTS),
@@ -171,7 +178,8 @@ CASES = {
     "positions": (
         lambda: plots.positions(BY_BUDGET, BY_THINNING, BY_OUTLIERS),
         {"positions", "matched pairs", "correlation of a pair", "directions (participation ratio)"},
-        ["trained", "untrained", "trained, mean", "untrained, null quantile",
+        ["trained", "untrained", "permuted", "trained, mean", "untrained, null quantile", "permuted, null quantile",
+         r"as $1\,/\sqrt{\mathrm{positions}}$",
          "trained", "trained, above both nulls", "untrained", "trained", "permuted"],
     ),
     "predictions": (
@@ -325,6 +333,32 @@ def test_null_counts_stay_on_a_logarithmic_axis():
     points, bars = points_and_bars(containers[1])  # of one seed: no interval
     np.testing.assert_allclose(points[:, 1], [0.5, 2])
     np.testing.assert_allclose(bars[:, :, 1], [[0.5, 0.5], [2, 2]])
+
+
+def test_a_null_stands_beside_the_trained_count_over_its_own_positions():
+    untrained = POINTS.rename(columns=lambda name: name.replace("permuted", "untrained"))
+    for figure, column in ((draw("null_counts"), "aligned_same"), (plots.null_counts(untrained, "untrained"), "raw")):
+        np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), POINTS[["neurons", column]][:3])
+    everywhere = plots.null_counts(POINTS.assign(permuted_positions=9_000), "permuted")
+    assert "both over all positions" in everywhere.legends[0].get_title().get_text()
+
+
+def test_the_root_law_runs_through_the_permuted_null_over_the_most_positions():
+    axes = draw("positions").axes[1]
+    line = labelled(axes, r"as $1\,/\sqrt{\mathrm{positions}}$")
+    np.testing.assert_allclose(line.get_xydata(), [[100, 0.2], [400, 0.1]])
+
+
+def test_the_histogram_has_the_trained_pairs_over_the_same_positions_where_those_are_fewer():
+    fewer = [table.copy() for table in (*PERMUTED, MATCHED[0][:2])]
+    for table in fewer:
+        table.attrs = {"positions": 800}
+    *permuted, aligned_same = fewer
+    axes = drawn(plots.correlation_histogram(MATCHED[0], permuted, UNTRAINED, 0.4, aligned_same)).axes[0]
+    _, names = axes.get_legend_handles_labels()
+    over = "the first 800 positions"
+    assert {"trained: 3 pairs", f"permuted, {over}: 2 pairs", f"trained, {over}: 2 pairs"} < set(names)
+    assert sum(bar.get_height() for bar in axes.containers[3]) == 2
 
 
 def test_the_sweep_and_the_predictions_are_drawn_as_given():

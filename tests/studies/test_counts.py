@@ -1,5 +1,6 @@
 import numpy as np
 import pytest
+import yaml
 from conftest import OTHER, PAIR, mutual
 from scipy import stats
 
@@ -40,6 +41,26 @@ def test_a_point_counts_thinned_positions_against_the_untrained_nulls_own_and_th
     above = max(scaled, np.quantile(np.concatenate(untrained), 0.999))
     assert point["thinned_threshold"] == pytest.approx(above)
     assert point["thinned_strict"] == (best(thinned) > above).sum()
+
+
+def test_a_permuted_null_over_fewer_positions_is_scaled_to_those_that_are_counted_over(profile, tmp_path):
+    nulls = yaml.safe_load(profile().read_text())["nulls"]
+    fewer = Study(profile(nulls=nulls | {"permuted_tokens": 700}), tmp_path)
+    point, best = counts.point(fewer, PAIR), lambda t: t[(t.rank_a == 1) & (t.rank_b == 1)].correlation
+    permuted, everything = fewer.permuted_matches(PAIR), fewer.matches(PAIR).attrs["positions"]
+    assert point["permuted_positions"] == permuted[0].attrs["positions"] < everything == point["positions"]
+    assert point["aligned_same"] == len(best(fewer.same_positions_matches(PAIR)))
+    measured = np.quantile(np.concatenate([best(table) for table in permuted]), 0.999)
+    assert point["threshold"] == pytest.approx(measured * np.sqrt(point["permuted_positions"] / everything))
+    trained = best(fewer.matches(PAIR))
+    assert point["raw"] == len(trained) and point["calibrated"] == (trained > point["threshold"]).sum()
+    untrained = np.quantile(np.concatenate([best(table) for table in fewer.untrained_matches(PAIR)]), 0.999)
+    assert point["strict_threshold"] == pytest.approx(max(point["threshold"], untrained))
+
+
+def test_a_permuted_null_over_all_positions_is_compared_with_the_papers_count(profile, tmp_path):
+    point = counts.point(Study(profile(), tmp_path), PAIR)
+    assert point["permuted_positions"] == point["positions"] and point["aligned_same"] == point["raw"]
 
 
 def test_a_collapsed_point_counts_the_anchors_neurons_that_every_pair_matches(profile, tmp_path):

@@ -137,6 +137,37 @@ def test_permuted_matches_do_not_depend_on_whether_memory_holds_the_activations(
         assert same(a, b)
 
 
+def test_a_permuted_null_over_fewer_positions_stands_beside_the_trained_match_over_the_same_ones(
+    profile, tmp_path, calls
+):
+    nulls = yaml.safe_load(profile().read_text())["nulls"]
+    one = Study(profile(nulls=nulls | {"permuted_tokens": 700}, sequences_per_batch=2), tmp_path)
+    table, permuted = one.same_positions_matches(PAIR), one.permuted_matches(PAIR)
+    tokens, first = 0, 0  # the segments up to the one that reaches 700 tokens
+    for piece in one.batches(PAIR).pieces:
+        tokens, first = tokens + len(piece.ids_a), first + len(piece.canonical)
+        if tokens >= 700:
+            break
+    assert [other.attrs["positions"] for other in (table, *permuted)] == [first] * 3
+    a, b = (torch.cat(side) for side in zip(*one.batches(PAIR), strict=True))
+    assert 500 < first < 0.6 * len(a)
+    corr = correlations([(a[:first], b[:first])])
+    best = table[(table.rank_a == 1) & (table.rank_b == 1)]
+    found = {(m.layer_a * 128 + m.unit_a, m.layer_b * 128 + m.unit_b): m.correlation for m in best.itertuples()}
+    assert len(found.keys() ^ mutual(corr)) <= 2 and len(found) > 20
+    for other in permuted:  # the same rows, so the same neurons never change; but not the same pairs
+        assert {k: other.attrs[k] for k in ("dead_a", "dead_b")} == {k: table.attrs[k] for k in ("dead_a", "dead_b")}
+        assert other.correlation.median() < table.correlation.median() / 2
+    assert len(calls) == 3 and one.matches(PAIR).attrs["positions"] == len(a)
+
+
+def test_a_permuted_null_over_all_positions_has_nothing_matched_twice(profile, tmp_path, calls):
+    one = Study(profile(), tmp_path)
+    assert same(one.same_positions_matches(PAIR), one.matches(PAIR)) and len(calls) == 1
+    positions = one.matches(PAIR).attrs["positions"]
+    assert [table.attrs["positions"] for table in one.permuted_matches(PAIR)] == [positions] * 2 and len(calls) == 3
+
+
 def test_two_untrained_families_and_two_seeds_are_four_different_networks(profile, tmp_path):
     one = Study(profile(), tmp_path)
     weights = [

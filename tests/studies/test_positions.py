@@ -3,6 +3,7 @@ import pandas as pd
 import pytest
 import torch
 from conftest import PAIR, mutual
+from scipy import stats
 
 from rosetta import plots
 from rosetta.matching.positions import thinning
@@ -55,6 +56,25 @@ def test_each_budget_is_its_first_positions_matched_and_the_last_is_all_there_ar
             x, y = sides(study, one.draw)
             count, correlations = pairs(x[:n], y[:n])
             assert abs(one.pairs - count) <= 2 and one.high == pytest.approx(np.quantile(correlations, 0.999), abs=0.02)
+
+
+def test_a_null_quantile_is_scaled_to_the_most_positions_and_compared_with_the_one_there():
+    highs = {(100, 1): 0.5, (100, 2): 0.3, (400, 1): 0.2, (400, 2): 0.1}
+    table = pd.DataFrame([{"what": "permuted", "draw": d, "positions": n, "high": h} for (n, d), h in highs.items()])
+    other = table.assign(what="shifted", high=0.7)
+    (row,) = positions.scaled_thresholds(pd.concat([other, table])).itertuples()
+    assert row.positions == 100 and row.measured == pytest.approx(0.4) and row.scaled == pytest.approx(0.2)
+    logs = np.log([0.25 / 0.2, 0.15 / 0.1])  # of two draws; the quantile of Student's t with 1 degree of freedom
+    mean, half = logs.mean(), stats.t.ppf(0.975, 1) * logs.std(ddof=1) / np.sqrt(2)
+    expected = np.exp([mean, mean - half, mean + half]) - 1
+    assert (row.error, row.low, row.high) == pytest.approx(tuple(expected))
+
+
+def test_sampling_noise_alone_leaves_no_error_and_one_budget_nothing_to_compare():
+    table = pd.DataFrame({"what": "permuted", "draw": 1, "positions": [50, 200, 800], "high": [0.4, 0.2, 0.1]})
+    scaled = positions.scaled_thresholds(table)
+    assert scaled["error"].to_numpy() == pytest.approx([0, 0], abs=1e-12) and scaled["low"].isna().all()
+    assert len(positions.scaled_thresholds(table[:1])) == 0
 
 
 def test_a_thinned_row_is_the_matches_over_what_is_kept_above_both_nulls(study):

@@ -4,7 +4,7 @@ from rosetta.matching.activations import AlignedBatches, Reader
 from rosetta.matching.alignment import canonical_spans, pool, resample_grid, token_byte_spans, token_texts
 from rosetta.matching.correlation import PearsonAccumulator
 from rosetta.matching.mutual import collapse, match_batches, match_thinned, matched_neurons, mutual_nearest, top_k
-from rosetta.matching.nulls import Permuted, calibrated, expected_by_chance, mean_ci95, threshold
+from rosetta.matching.nulls import Permuted, calibrated, expected_by_chance, mean_ci95, threshold, which_positions
 from rosetta.matching.positions import shifted, thinning
 from rosetta.matching.segments import segments, windows
 
@@ -12,5 +12,5 @@ __all__ = [
     "AlignedBatches", "PearsonAccumulator", "Permuted", "Reader", "calibrated", "canonical_spans", "collapse",
     "expected_by_chance", "match_batches", "match_thinned", "matched_neurons", "mean_ci95", "mutual_nearest", "pool",
     "resample_grid", "segments", "shifted", "thinning", "threshold", "token_byte_spans", "token_texts", "top_k",
-    "windows",
+    "which_positions", "windows",
 ]  # fmt: skip

@@ -3,6 +3,7 @@
 One mechanism for all architectures: a hook on each output projection that `find_mlps` finds reads its input.
 """
 
+import logging
 import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -12,11 +13,14 @@ import numpy as np
 import torch
 
 from rosetta.matching.alignment import average_rows, special_prefix
+from rosetta.matching.memory import out_of_memory
 from rosetta.matching.segments import Segment, Window
 from rosetta.models.load import ModelRefused, ModelSpec, load_tokenizer
 from rosetta.models.load import load as load_model
 from rosetta.models.mlps import Mlp, find_mlps
 from rosetta.sources.document import batched
+
+logger = logging.getLogger(__name__)
 
 
 class BadActivations(ValueError):
@@ -220,7 +224,8 @@ class AlignedBatches:
     """Two models' activations at the same positions, in batches; may be gone through any number of times.
 
     Each batch is a pair (A [positions, neurons of A], B [positions, neurons of B]), each on its model's device and in its
-    model's own precision; memory does not grow with the number of tokens.
+    model's own precision; memory does not grow with the number of tokens. Where a device runs out of memory, fewer
+    sequences are read at a time, and a warning says so.
 
     Parameters
     ----------
@@ -233,6 +238,11 @@ class AlignedBatches:
     ----------
     layers : (list of int, list of int)
         Neurons of each layer of A and B.
+
+    Raises
+    ------
+    MemoryError
+        While they are gone through, if not even one sequence fits.
     """
 
     def __init__(self, a: Reader, b: Reader, pieces: Iterable[Segment], sequences_per_batch: int = 32):
@@ -240,7 +250,12 @@ class AlignedBatches:
         self.names, self.layers = (a.name, b.name), (a.layers, b.layers)
 
     def __iter__(self) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        return map(self.aligned, batched(self.pieces, self.sequences_per_batch))
+        return (batch for _, batch in self.with_segments())
+
+    def with_segments(self) -> Iterator[tuple[list[Segment], tuple[torch.Tensor, torch.Tensor]]]:
+        """Each batch with the segments that it was read from."""
+        for segments in batched(self.pieces, self.sequences_per_batch):
+            yield from self._parts(segments)
 
     def held(self) -> "HeldBatches":
         """The same batches, read once and kept in memory, for work that goes through them several times."""
@@ -248,10 +263,39 @@ class AlignedBatches:
 
     def aligned(self, batch: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         """Both models' activations over some segments, pooled to their canonical spans."""
-        return (
-            self.a.read_pooled([segment.ids_a for segment in batch], [segment.tokens_a for segment in batch]),
-            self.b.read_pooled([segment.ids_b for segment in batch], [segment.tokens_b for segment in batch]),
-        )
+        sides = zip(*(read for _, read in self._parts(batch)), strict=True)
+        return tuple(parts[0] if len(parts) == 1 else torch.cat(parts) for parts in sides)
+
+    def _parts(self, segments: list[Segment]) -> Iterator[tuple[list[Segment], tuple[torch.Tensor, torch.Tensor]]]:
+        """Some segments and what is read of them: together, or fewer at a time where memory does not hold that."""
+        while segments:
+            part = segments[: self.sequences_per_batch]
+            read = self._read(part)
+            if read is not None:
+                yield part, read
+                segments = segments[len(part) :]
+
+    def _read(self, batch: list[Segment]) -> tuple[torch.Tensor, torch.Tensor] | None:
+        """Both models' activations; None where memory ran out, and from then on half as many are read at a time."""
+        try:
+            return (
+                self.a.read_pooled([segment.ids_a for segment in batch], [segment.tokens_a for segment in batch]),
+                self.b.read_pooled([segment.ids_b for segment in batch], [segment.tokens_b for segment in batch]),
+            )
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            if len(batch) == 1:
+                tokens = max(len(batch[0].ids_a), len(batch[0].ids_b))
+                raise MemoryError(
+                    f"one sequence of {tokens} tokens does not fit what memory {self.a.name} on {self.a.device} and "
+                    f"{self.b.name} on {self.b.device} have; give a smaller context, or models and tables devices of their own"
+                ) from error
+        # Not while the error is at hand, which holds on to what was read so far.
+        self.sequences_per_batch = len(batch) // 2
+        said = "out of memory: %s and %s read %d sequences at a time from here on, not %d"
+        logger.warning(said, *self.names, self.sequences_per_batch, len(batch))
+        return None
 
 
 class HeldBatches(list):
@@ -288,8 +332,7 @@ def strongest_segments(batches: AlignedBatches, pairs: list[tuple[int, int]], n:
     """
     best: list[list[Example]] = [[] for _ in pairs]
     columns_a, columns_b = (list(column) for column in zip(*pairs, strict=True))
-    for batch in batched(batches.pieces, batches.sequences_per_batch):
-        a, b = batches.aligned(batch)
+    for batch, (a, b) in batches.with_segments():
         sizes = [len(segment.canonical) for segment in batch]
         parts_a, parts_b = (x.float().cpu().split(sizes) for x in (a[:, columns_a], b[:, columns_b]))
         for segment, part_a, part_b in zip(batch, parts_a, parts_b, strict=True):

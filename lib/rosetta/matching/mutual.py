@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from rosetta.matching.cost import ROWS, cheaper, positions_of
+from rosetta.matching.equals import lower_first
 from rosetta.matching.nearest import Neighbours, exact, mutual_pairs, neighbours, widths
 from rosetta.matching.rounds import Round, run, together
 from rosetta.matching.screening import by_products, by_sketches
@@ -193,13 +194,13 @@ def matching(
     if strange := sorted({*options} - {*OPTIONS[method]}):
         raise ValueError(f"method {method!r} has no option {', '.join(strange)}; it has {OPTIONS[method] or 'none'}")
     if method == "exact":
-        return exact(n_a, n_b, k, memory_bytes, device, twin)
+        return lower_first(exact(n_a, n_b, k, memory_bytes, device, twin))
     if method == "bfloat16":
-        return by_products(n_a, n_b, k, twin=twin, memory_bytes=memory_bytes, device=device, **options)
+        return lower_first(by_products(n_a, n_b, k, twin=twin, memory_bytes=memory_bytes, device=device, **options))
     share = memory_bytes // (1 + twin)
-    return _all_of([
+    return lower_first(_all_of([
         by_sketches(n_a, n_b, k, memory_bytes=share, device=device, **options) for _ in range(1 + twin)
-    ])  # fmt: skip
+    ]))  # fmt: skip
 
 
 def _all_of(ways: list) -> Generator:

@@ -85,8 +85,20 @@ class _Pool:
         return self.slots[drawn.to(self.slots.device)]
 
 
-def threshold(null_tables: Sequence[pd.DataFrame], quantile: float = QUANTILE) -> float:
+def threshold(null_tables: Sequence[pd.DataFrame], quantile: float = QUANTILE, positions: int | None = None) -> float:
     """The correlation that a pair must exceed to be counted: a quantile of the null's matched pairs, pooled.
+
+    What permuted positions reach is sampling noise, which falls with the root of their number. So from this null over
+    T' positions a threshold for T others follows, times sqrt(T' / T): too high a one from fewer positions, as far as a
+    few large activations decide there, and so a count that is rather too low. What untrained networks reach is no noise.
+
+    Parameters
+    ----------
+    null_tables : sequence of MatchTable
+        Over the same positions.
+    quantile : float
+    positions : int, optional
+        Of the pairs to be counted; by default those of the null. Only for the permuted null.
 
     Raises
     ------
@@ -98,7 +110,16 @@ def threshold(null_tables: Sequence[pd.DataFrame], quantile: float = QUANTILE) -
     if not 0 <= quantile <= 1:
         raise ValueError(f"quantile is {quantile}; it must lie between 0 and 1")
     pooled = np.concatenate([table["correlation"] for table in null_tables])
-    return float(np.quantile(pooled, quantile)) if len(pooled) else 0.0
+    r = float(np.quantile(pooled, quantile)) if len(pooled) else 0.0
+    return r if positions is None else r * (null_tables[0].attrs["positions"] / positions) ** 0.5
+
+
+def which_positions(null_positions: Sequence[int], positions: Sequence[int]) -> str:
+    """Which of the trained models' positions a null was made over, in words: all, or the first so many."""
+    fewest, most = min(null_positions), max(null_positions)
+    if list(null_positions) == list(positions):
+        return "all positions"
+    return f"the first {most:,} positions" if fewest == most else f"the first {fewest:,} to {most:,} positions"
 
 
 def calibrated(table: pd.DataFrame, above: float) -> pd.DataFrame:

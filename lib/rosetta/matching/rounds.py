@@ -16,6 +16,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 from rosetta.matching.correlation import check_batch
+from rosetta.matching.equals import Equals
 from rosetta.results import write_whole
 
 #: What a file of a round says of itself.
@@ -34,10 +35,13 @@ class Round:
     ----------
     positions : int
         How many have been added.
+    equals : (Equals, Equals)
+        Which neurons of A, and of B, are equal over all of them.
     """
 
     def __init__(self, n_a: int, n_b: int):
         self.n_a, self.n_b, self.positions, self._keys = n_a, n_b, 0, []
+        self.equals = Equals(n_a), Equals(n_b)
 
     def update(self, a: torch.Tensor, b: torch.Tensor, keys: np.ndarray | None = None, kept: np.ndarray | None = None):
         """Add one batch of aligned activations.
@@ -64,6 +68,8 @@ class Round:
             )
         if len(a):
             self.add(a, b, keys, kept)
+            for equals, side in zip(self.equals, (a, b), strict=True):
+                equals.update(side)
             self._keys.append(keys.astype(np.int64))
             self.positions += len(a)
 
@@ -81,6 +87,8 @@ class Round:
             raise ValueError(f"positions overlap: {both} of {other.positions} have been added already")
         if other.positions:
             self.merge(other)
+            for equals, others in zip(self.equals, other.equals, strict=True):
+                equals.join(others.first)
             self._keys.append(other.keys)
             self.positions += other.positions
 
@@ -95,6 +103,7 @@ class Round:
         tensors = self.tensors() if self.positions else {}
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
         tensors["keys"] = torch.from_numpy(self.keys)
+        tensors |= {f"equals.{i}": torch.from_numpy(equals.first) for i, equals in enumerate(self.equals)}
         facts = {"format": FORMAT, "parameters": json.dumps(self.parameters() | parameters)}
         write_whole(Path(path), lambda temporary: save_file(tensors, temporary, metadata=facts))
 
@@ -117,6 +126,8 @@ class Round:
         wanted = json.loads(json.dumps(self.parameters() | parameters))
         _refuse(json.loads(facts["parameters"]), wanted, f"{path} was made", "expected", "with another run's")
         keys = tensors.pop("keys").numpy()
+        for i, equals in enumerate(self.equals):
+            equals.join(tensors.pop(f"equals.{i}").numpy())
         if len(keys):
             self._keys, self.positions = [keys], len(keys)
             self.take(tensors)

@@ -7,8 +7,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from rosetta.matching.nulls import which_positions
 from rosetta.plots import style
-from rosetta.plots.style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, WIDTH, heat_text
+from rosetta.plots.style import BLUE, GREEN, GREY, HEAT, ORANGE, RED, SKY, WIDTH, heat_text
 
 
 def fig02(examples: pd.DataFrame, title: str) -> Figure:
@@ -36,16 +37,29 @@ def fig02(examples: pd.DataFrame, title: str) -> Figure:
 
 
 def correlation_histogram(
-    table: pd.DataFrame, permuted: Sequence[pd.DataFrame], untrained: Sequence[pd.DataFrame], above: float
+    table: pd.DataFrame,
+    permuted: Sequence[pd.DataFrame],
+    untrained: Sequence[pd.DataFrame],
+    above: float,
+    aligned_same: pd.DataFrame,
 ) -> Figure:
     """Correlations of the matched pairs, trained and under both nulls, and the threshold of the calibrated count.
 
-    Null counts are means over the seeds.
+    Null counts are means over the seeds. Where the permuted null was made over fewer positions, the trained pairs over the
+    same ones, `aligned_same`, are drawn as well.
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     bins = np.linspace(0, 1, 51)
-    sets = {"trained": [table], "untrained networks": untrained, "permuted positions": permuted}
-    for (text, tables), color in zip(sets.items(), (BLUE, ORANGE, GREY), strict=True):
+    over = which_positions([permuted[0].attrs["positions"]], [table.attrs["positions"]])
+    sets = {
+        "trained": ([table], BLUE),
+        "untrained networks": (untrained, ORANGE),
+        f"permuted, {over}": (permuted, GREY),
+        f"trained, {over}": ([aligned_same], SKY),
+    }
+    if over == "all positions":
+        del sets[f"trained, {over}"]
+    for text, (tables, color) in sets.items():
         values = np.concatenate([t["correlation"] for t in tables])
         weights = np.full(len(values), 1 / len(tables))
         axes.hist(values, bins, weights=weights, color=color, alpha=0.25)
@@ -84,6 +98,10 @@ def positions(by_budget: pd.DataFrame, by_thinning: pd.DataFrame, by_outliers: p
             label = name if axes is count else f"{name}, {'mean' if what == 'aligned' else 'null quantile'}"
             bars = {"yerr": ends, "capsize": 3, "linewidth": 1.3}
             axes.errorbar(of_budget.index, of_budget["mean"], fmt=f"{marker}-", color=color, label=label, **bars)
+    permuted = by_budget[by_budget["what"] == "permuted"].groupby("positions")["high"].mean()
+    most = permuted.index[-1]
+    noise = permuted[most] * (most / permuted.index) ** 0.5
+    height.plot(permuted.index, noise, ":", color=GREY, label=r"as $1\,/\sqrt{\mathrm{positions}}$")
     count.set(xscale="log", ylim=(0, None), xlabel="positions", ylabel="matched pairs", title="a  more positions")
     height.set(
         xscale="log", yscale="log", xlabel="positions", ylabel="correlation of a pair", title="b  the same pairs"

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from rosetta.matching.nulls import which_positions
 from rosetta.plots import style
 from rosetta.plots.style import BLUE, COLORS, GREEN, GREY, MARKERS, RED, WIDTH, label, legend_below
 
@@ -38,7 +39,7 @@ def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
 
 
 def null_counts(points: pd.DataFrame, null: str) -> Figure:
-    """Figures 4 and 26: counts of one null (mean, 95% interval over seeds) beside the trained networks'.
+    """Figures 4 and 26: counts of one null (mean, 95% interval over seeds) beside the trained networks' over the same positions.
 
     Parameters
     ----------
@@ -47,9 +48,12 @@ def null_counts(points: pd.DataFrame, null: str) -> Figure:
     null : {"untrained", "permuted"}
     """
     figure, axes = plt.subplots()
+    trained, over = "raw", "all positions"
+    if null == "permuted":
+        trained, over = "aligned_same", which_positions(points["permuted_positions"], points["positions"])
     for index, (curve, group) in enumerate(points.groupby("curve", sort=False)):
         color, shape = COLORS[index % 6], MARKERS[index % 6]
-        axes.plot(group["neurons"], group["raw"], shape + "-", color=color, alpha=0.3, linewidth=1)
+        axes.plot(group["neurons"], group[trained], shape + "-", color=color, alpha=0.3, linewidth=1)
         mean = group[f"{null}_mean"]
         # A negative lower end has no place on a logarithmic axis.
         low = (mean - group[f"{null}_low"].clip(lower=0.5)).fillna(0).clip(lower=0)
@@ -57,7 +61,7 @@ def null_counts(points: pd.DataFrame, null: str) -> Figure:
         bars = {"yerr": [low, high], "capsize": 3}
         axes.errorbar(group["neurons"], mean.clip(lower=0.5), fmt=shape + "--", color=color, label=label(curve), **bars)
     style.log_axes(axes, SIZE, "matched pairs")
-    title = f"dashed: {null}, mean and 95% interval; faint: trained"
+    title = f"dashed: {null}, mean and 95% interval; faint: trained\nboth over {over}"
     return legend_below(figure, axes, columns=3, title=title, title_fontsize=11)
 
 

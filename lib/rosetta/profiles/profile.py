@@ -230,6 +230,11 @@ def _check_sections(profile: Profile) -> None:
         refuse(f"filtering.pair is {list(filtering.pair)}; {rule}")
     if profile.positions.pair not in profile.pairs:
         refuse(f"positions.pair is {list(profile.positions.pair)}; it must be a point of one of the curves")
+    permuted = profile.nulls.permuted_tokens
+    if permuted is not None and permuted >= profile.tokens:
+        refuse(
+            f"nulls.permuted_tokens is {permuted}; it must be below tokens, {profile.tokens}, or null for all of them"
+        )
     if (filtering.share is None) != (filtering.tokens is None):
         refuse("filtering.share and filtering.tokens are both null (the whole pool) or neither")
     if profile.explorer.point not in profile.anchors:

@@ -118,10 +118,16 @@ class CodeSearchNet(Section):
 
 
 class Nulls(Section):
-    """Seeds of the two nulls (three each in the paper) and the quantile that calibrates the counts."""
+    """Seeds of the two nulls (three each in the paper), the quantile that calibrates the counts, and how much is permuted.
+
+    ``permuted_tokens``: the permuted null is made over the positions of the first so many tokens (null: of all), for
+    it is made exactly, at 2 n_a n_b FLOP a position. Its count depends on the number of positions, so the trained
+    models are matched over the same ones as well, and its threshold is scaled (`rosetta.matching.threshold`).
+    """
 
     untrained_seeds: Seeds
     permutation_seeds: Seeds
+    permuted_tokens: Limit
     quantile: Annotated[Real, Field(gt=0, lt=1), Words("a number between 0 and 1")]
 
 

@@ -16,8 +16,10 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
 
     For two models a count is of pairs; for more, of the anchor's neurons matched in every pair. ``raw`` is the
     paper's count, ``calibrated`` that of pairs above the permuted null, ``strict`` that of pairs above both nulls.
-    ``share`` is the raw count's of the neurons. ``thinned`` and ``thinned_strict`` are the raw and the strict count over thinned positions (`positions.thinning`);
-    the permuted null's threshold there is that over all positions, times the root of how many times fewer they are.
+    ``share`` is the raw count's of the neurons. ``thinned`` and ``thinned_strict`` are the raw and the strict count over
+    thinned positions (`positions.thinning`). ``aligned_same`` is the raw count over the positions that the permuted null
+    was made over, ``permuted_positions``, all or the first of them (`nulls.which_positions`); its threshold is scaled to the
+    number of positions that are counted over (`nulls.threshold`).
     """
     pairs, quantile = study.profile.pairs_of(models), study.profile.nulls.quantile
 
@@ -28,14 +30,21 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
 
     trained, permuted, untrained = top(study.matches), top(study.permuted_matches), top(study.untrained_matches)
     thinned, thinned_untrained = top(study.thinned_matches), top(study.thinned_untrained_matches)
-    above, above_untrained, above_thinned = (
-        [nulls.threshold(tables, quantile) for tables in null] for null in (permuted, untrained, thinned_untrained)
-    )
-    above_both = list(map(max, above, above_untrained))
-    # What permuted positions reach is sampling noise, which falls with the root of their number.
-    fewer = [table.attrs["positions"] / some.attrs["positions"] for table, some in zip(trained, thinned, strict=True)]
-    above_thinned = [max(r * times**0.5, other) for r, times, other in zip(above, fewer, above_thinned, strict=True)]
+    aligned_same = top(study.same_positions_matches)
     anchor = study.profile.anchor(models)
+
+    def above_permuted(tables) -> list[float]:
+        """The permuted null's threshold for each pair's table, whatever its positions."""
+        return [
+            nulls.threshold(null, quantile, table.attrs["positions"])
+            for null, table in zip(permuted, tables, strict=True)
+        ]
+
+    def above_both_nulls(tables, null_tables) -> list[float]:
+        return list(map(max, above_permuted(tables), (nulls.threshold(null, quantile) for null in null_tables)))
+
+    above, above_both = above_permuted(trained), above_both_nulls(trained, untrained)
+    above_thinned = above_both_nulls(thinned, thinned_untrained)
 
     def count(tables, thresholds=None) -> int:
         tables = list(tables)
@@ -61,6 +70,7 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
             name: int(table.attrs[f"dead_{side}"])
             for pair, table in zip(pairs, trained, strict=True) for side, name in zip("ab", pair, strict=True)
         },
+        "permuted_positions": permuted[0][0].attrs["positions"], "aligned_same": count(aligned_same),
         **null_counts,
     }  # fmt: skip
 

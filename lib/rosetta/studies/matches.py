@@ -176,19 +176,31 @@ class Study:
     def permuted_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
         """The MatchTables of the trained models over permuted positions, one a permutation (C.3).
 
-        The models are read once for all permutations where ``memory_gb`` holds their activations.
+        They are those of the profile's ``permuted_tokens``, or all. The models are read once for all permutations where
+        ``memory_gb`` holds their activations.
         """
+        first = self.profile.nulls.permuted_tokens
 
         @cache
         def batches():
-            read = self.batches(pair)
-            size = getattr(torch, self.profile.dtype).itemsize * self.profile.tokens * sum(map(sum, read.layers))
+            read = self.batches(pair, first)
+            tokens = first or self.profile.tokens
+            size = getattr(torch, self.profile.dtype).itemsize * tokens * sum(map(sum, read.layers))
             return read.held() if size <= self.profile.memory_gb * 2**30 else read
 
         return [
-            self._kept(pair, {"permuted": seed}, lambda seed=seed: self._match(nulls.Permuted(batches(), seed)))
+            self._kept(
+                pair, {"permuted": seed} | _first(first), lambda seed=seed: self._match(nulls.Permuted(batches(), seed))
+            )
             for seed in self.profile.nulls.permutation_seeds
         ]
+
+    def same_positions_matches(self, pair: tuple[str, str]) -> pd.DataFrame:
+        """The MatchTable of the trained models over the positions of the permuted null: `matches` where those are all."""
+        first = self.profile.nulls.permuted_tokens
+        if first is None:
+            return self.matches(pair)
+        return self._kept(pair, _first(first), lambda: self._match(self.batches(pair, first)))
 
     def _kept_both(self, pair, untrained_seed: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
         def match() -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -221,7 +233,7 @@ class Study:
         return keep(*self._place(pair, variant), make)
 
     def _place(self, pair, variant: dict) -> tuple[Path, dict]:
-        """``a--b.parquet``, or that of a variant, ``a--b.untrained-1.parquet``, ``a--b.thinned-0.001.parquet``; and its
+        """``a--b.parquet``, or that of a variant, ``a--b.untrained-1.parquet``, ``a--b.first-10000.parquet``; and its
         parameters."""
         suffix = "".join(f".{what}-{value}" for what, value in variant.items())
         path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
@@ -276,6 +288,11 @@ def _variants(untrained_seed: int | None, t: float) -> tuple[dict, dict]:
     """What sets a match over all positions apart, and one over thinned ones."""
     of_all = {} if untrained_seed is None else {"untrained": untrained_seed}
     return of_all, {**of_all, "thinned": t}
+
+
+def _first(tokens: int | None) -> dict:
+    """The variant of a MatchTable over the positions of the first so many tokens: none where those are all."""
+    return {} if tokens is None else {"first": tokens}
 
 
 def _as_table(examples: list[Example], name_a: str, name_b: str) -> pd.DataFrame:

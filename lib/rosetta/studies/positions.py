@@ -59,6 +59,32 @@ def by_budget(study: Study) -> pd.DataFrame:
     return _kept(study, "by_budget", {"budgets": budgets}, measure)
 
 
+def scaled_thresholds(by_budget: pd.DataFrame) -> pd.DataFrame:
+    """What the permuted null over fewer positions says of its threshold over the most, and how wrong that is.
+
+    So is it scaled wherever the profile permutes fewer positions than it counts over (`nulls.threshold`).
+
+    Parameters
+    ----------
+    by_budget : DataFrame
+        As the function of this name gives it.
+
+    Returns
+    -------
+    DataFrame
+        For each budget but the largest: ``positions``; means over the draws of the null quantile there, ``measured``, and of
+        that times the root of how many times fewer positions they are, ``scaled``; and its ``error``: by what share it
+        exceeds the null quantile over the most positions, geometric mean and 95% interval over the draws (``low``, ``high``).
+    """
+    permuted = by_budget[by_budget["what"] == "permuted"].pivot(index="positions", columns="draw", values="high")
+    most = permuted.index.max()
+    scaled = permuted.mul((permuted.index / most) ** 0.5, axis=0)
+    exceeds = np.log(scaled / permuted.loc[most]).drop(index=most)
+    error, low, high = np.expm1([nulls.mean_ci95(draws) for draws in exceeds.to_numpy()]).reshape(-1, 3).T
+    means = pd.DataFrame({"measured": permuted.mean(axis=1), "scaled": scaled.mean(axis=1)}).drop(index=most)
+    return means.assign(error=error, low=low, high=high).reset_index()
+
+
 def by_thinning(study: Study) -> pd.DataFrame:
     """The same pair over all positions, and over thinned ones for every t that is shown.
 
