@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: env reproduce figures test lab lint format zoo bench bench-theory pins clean
+.PHONY: env reproduce plan figures test lab lint format zoo bench bench-theory pins clean
 
 # uv, from the machine or into a private environment of its own.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
@@ -29,6 +29,9 @@ env: .venv/.complete  ## build .venv from uv.lock
 reproduce: env  ## all notebooks on one profile (PROFILE=micro), then the fitted exponents
 	@$(BIN)/snakemake --cores $(CORES) --config profile="$(PROFILE)" $(BATCH)
 	@$(BIN)/python -m rosetta.report "$(PROFILE)"
+
+plan: env  ## what each run of a profile would take, here or on NODES ("8xA100 H200"), before it is made; fails where one does not fit
+	@$(BIN)/python -m rosetta.planning "$(PROFILE)" $(NODES)
 
 figures: reproduce  ## copy the profile's figures and tables to figures/, which the README shows
 	@$(BIN)/python -m rosetta.report "$(PROFILE)" --publish figures

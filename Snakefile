@@ -71,7 +71,7 @@ ROSETTA = matched(
     + STUDY.pairs_of(STUDY.explorer.point)
     + [STUDY.filtering.pair]
 )
-#: The notebooks after 02 run two at a time, but for 07, which takes longest.
+#: The notebooks after 02 run two at a time.
 HALF = max(1, workflow.cores // 2)
 
 
@@ -142,6 +142,7 @@ rule matching:
         f"{OUT}/logs/02_matching/{{point}}.log",
     benchmark:
         f"{OUT}/benchmarks/02_matching/{{point}}.tsv"
+    priority: 2  # before all that does not wait for every point
     resources:
         mem_mb=lambda wildcards: memory(POINTS[wildcards.point]),
         gpu=lambda wildcards: gpus(POINTS[wildcards.point]),
@@ -216,7 +217,6 @@ rule specialization:
         f"{OUT}/logs/06_specialization.log",
     benchmark:
         f"{OUT}/benchmarks/06_specialization.tsv"
-    priority: 8  # 07 reads what it keeps
     threads: HALF
     resources:
         mem_mb=largest(memory),
@@ -228,7 +228,6 @@ rule specialization:
 rule codesearchnet:
     input:
         matched([STUDY.filtering.pair]),
-        f"{OUT}/notebooks/06_specialization.ipynb",
         notebook="notebooks/07_codesearchnet.ipynb",
         library=LIBRARY,
     output:
@@ -237,7 +236,8 @@ rule codesearchnet:
         f"{OUT}/logs/07_codesearchnet.log",
     benchmark:
         f"{OUT}/benchmarks/07_codesearchnet.tsv"
-    threads: workflow.cores
+    priority: 1  # it takes longest
+    threads: HALF  # it trains on one sequence at a time, which more threads make no faster
     resources:
         mem_mb=largest(memory),
         gpu=largest(gpus),

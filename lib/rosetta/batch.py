@@ -7,6 +7,7 @@ talks to a kernel mended.
 import json
 import logging
 import shutil
+import sys
 import time
 from pathlib import Path
 
@@ -104,11 +105,13 @@ def _matters(record: logging.LogRecord) -> bool:
 
 
 def main() -> None:
-    """papermill, with no answer of a kernel missed.
+    """papermill, with no answer of a kernel missed and a second less to start.
 
     A widget's output makes the client write to the socket on which it waits for the kernel's answer. ZeroMQ tells of an
     answer once; where it comes just then, the writing takes the notice and the client waits for ever. So it looks again.
     """
+    # jsonschema checks IRIs where this is there, and compiles their grammar on import; no notebook has one.
+    sys.modules["rfc3987_syntax"] = None
     import zmq
     from jupyter_client.channels import AsyncZMQSocketChannel, ZMQSocketChannel
     from papermill.cli import papermill

@@ -142,10 +142,15 @@ def _parsed(file: Path, _mtime: int) -> tuple[str, frozenset[str]]:
 
 def _file(module: str) -> Path | None:
     """The file of a module of the library, or of a folder's list of names; None for anything else."""
+    return _file_in(LIBRARY, module)
+
+
+@cache
+def _file_in(library: Path, module: str) -> Path | None:
     top, *inside = module.split(".")
-    path = LIBRARY.joinpath(*inside)
+    path = library.joinpath(*inside)
     files = (path.with_suffix(".py"), path / "__init__.py")
-    return next((file for file in files if file.is_file()), None) if top == LIBRARY.name else None
+    return next((file for file in files if file.is_file()), None) if top == library.name else None
 
 
 @cache

@@ -182,6 +182,25 @@ def test_without_certificates_pairs_are_wrong(monkeypatch, method, data, options
     assert len(wrong(batches, match_batches(batches, 1, method, candidates=1, **options))) > 0
 
 
+@pytest.mark.parametrize("name", ["normal", "spikes", "permuted"])
+def test_what_may_not_be_done_exactly_is_left_open_and_in_no_pair(name):
+    batches = cut(*DATA[name]())
+    attrs = check(batches, rows=256)
+    table = match_batches(batches, method="sketch", rows=256, exact_share=0.01)
+    whole, part = (
+        set(zip(one.unit_a, one.unit_b, strict=True)) for one in (match_batches(batches, method="exact"), table)
+    )
+    assert part < whole
+    for side, n in (("a", 150), ("b", 130)):
+        left = table.attrs[f"left_open_{side}"]
+        assert left > 0 and table.attrs[f"certified_{side}"] == pytest.approx(1 - left / n)
+        assert len(table) <= n - left
+    assert table.attrs["exact_block"] == table.attrs["exact_rows"] == [0, 0] and table.attrs["readings"] <= 3
+    assert "left_open_a" not in attrs
+    enough = match_batches(batches, method="sketch", rows=256, exact_share=0.999)
+    assert name == "permuted" or set(zip(enough.unit_a, enough.unit_b, strict=True)) == whole
+
+
 def test_few_candidates_or_little_memory_change_nothing():
     batches = cut(*normal())
     for candidates in (1, 5, 10_000):

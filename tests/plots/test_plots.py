@@ -7,6 +7,7 @@ from matplotlib.colors import to_rgba
 
 from rosetta import plots
 from rosetta.laws import theory
+from rosetta.plots import style
 from rosetta.plots.properties import CATEGORIES
 from rosetta.viewer.page import Context, Member, RosettaNeuron
 
@@ -303,12 +304,17 @@ def test_a_figure_draws_without_a_warning_and_says_what_it_shows(name):
             assert any(other.get_xlabel() or other.get_ylabel() for other in near)
 
 
-def test_a_saved_figure_is_a_whole_png_under_figures(tmp_path):
-    figure = draw("fig33")
-    assert plots.save(figure, tmp_path, "fig33") is figure
+def test_a_saved_figure_is_a_whole_png_under_figures_and_what_is_shown(tmp_path, monkeypatch):
+    shown, figure = [], draw("fig33")
+    monkeypatch.setattr(style, "display", shown.append)
+    plots.save(figure, tmp_path, "fig33")
     (file,) = tmp_path.rglob("*.*")
     assert file == tmp_path / "figures" / "fig33.png"
     assert plt.imread(file).shape[:2] == pytest.approx(figure.get_size_inches()[::-1] * 160, abs=1)
+    (picture,) = shown
+    assert picture.data == file.read_bytes()
+    assert picture.width == pytest.approx(figure.get_figwidth() * 110, abs=1)
+    assert not plt.fignum_exists(figure.number)  # or the notebook would draw and show it once more
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -6,7 +6,7 @@ from scipy import stats
 
 from rosetta import plots
 from rosetta.matching.correlation import PearsonAccumulator
-from rosetta.studies import counts
+from rosetta.studies import counts, matches
 from rosetta.studies.matches import Study
 
 
@@ -81,7 +81,14 @@ def test_a_collapsed_point_counts_the_anchors_neurons_that_every_pair_matches(pr
 # The token sweep
 
 
-def test_the_sweep_says_how_far_each_set_agrees_with_the_one_before(profile, tmp_path):
+@pytest.fixture(params=["in one pass", "each budget anew"])
+def either_way(request, monkeypatch):
+    """A table that fits the memory and one that does not."""
+    if request.param == "each budget anew":
+        monkeypatch.setattr(counts, "tiles", lambda *_: [slice(1), slice(1, 2)])
+
+
+def test_the_sweep_says_how_far_each_set_agrees_with_the_one_before(profile, tmp_path, either_way):
     one = Study(profile(), tmp_path)
     sweep = counts.token_sweep(one)
     assert len(sweep) == 3 and sweep.positions.is_monotonic_increasing and sweep.positions.is_unique
@@ -106,7 +113,18 @@ def test_the_sweep_says_how_far_each_set_agrees_with_the_one_before(profile, tmp
         before = pairs
 
 
-def test_a_sweep_beyond_the_corpus_ends_with_what_the_corpus_holds(profile, tmp_path, caplog):
+def test_a_sweep_whose_table_the_memory_does_not_hold_has_the_same_rows(profile, tmp_path, monkeypatch):
+    """A table of 256 by 256 takes 1 MB with what is made of it; one sequence of both models, as they read it, .7 MB."""
+    roomy = counts.token_sweep(Study(profile(sequences_per_batch=1), tmp_path / "a"))
+    monkeypatch.setattr(matches, "BATCH_SHARE", 1)
+    monkeypatch.setattr(counts, "PearsonAccumulator", None)  # no table of them all
+    tight = counts.token_sweep(Study(profile(sequences_per_batch=1, memory_gb=0.0009), tmp_path / "b"))
+    assert list(tight) == list(roomy) and len(tight) == 3
+    assert (tight[["tokens", "positions", "count"]] == roomy[["tokens", "positions", "count"]]).all(axis=None)
+    np.testing.assert_array_equal(tight, roomy)
+
+
+def test_a_sweep_beyond_the_corpus_ends_with_what_the_corpus_holds(profile, tmp_path, caplog, either_way):
     text = tmp_path / "short.txt"
     text.write_text("".join(f"x_{i} = {i} * (y + {i})\n" for i in range(60)))
     path = profile(
@@ -116,10 +134,10 @@ def test_a_sweep_beyond_the_corpus_ends_with_what_the_corpus_holds(profile, tmp_
     one = Study(path, tmp_path)
     sweep = counts.token_sweep(one)
     assert len(sweep) == 2 and sweep.positions[1] == sum(len(a) for a, _ in one.batches(PAIR, tokens=10**6))
-    assert "of the 200000 tokens asked for" in caplog.text
+    assert "00000 tokens asked for" in caplog.text.splitlines()[0]
 
 
-def test_budgets_that_one_segment_reaches_together_are_one_row_and_none_is_lost(profile, tmp_path):
+def test_budgets_that_one_segment_reaches_together_are_one_row_and_none_is_lost(profile, tmp_path, either_way):
     sweep = {"pair": list(PAIR), "tokens": [1, 2, 3, 900, 900]}
     found = counts.token_sweep(Study(profile(token_sweep=sweep), tmp_path))
     assert len(found) == 2 and found["tokens"].iloc[0] >= 3 and found["tokens"].iloc[1] >= 900

@@ -8,12 +8,12 @@ import tokenizers
 import torch
 import transformers
 import yaml
-from conftest import PAIR, mutual
+from conftest import OTHER, PAIR, mutual
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, pre_tokenizers
 
 from rosetta import models
-from rosetta.matching.activations import BadActivations, HeldBatches
+from rosetta.matching.activations import BadActivations, HeldBatches, Reader
 from rosetta.matching.positions import thinning
 from rosetta.profiles import ProfileError
 from rosetta.sources import environment
@@ -166,6 +166,32 @@ def test_a_permuted_null_over_all_positions_has_nothing_matched_twice(profile, t
     assert same(one.same_positions_matches(PAIR), one.matches(PAIR)) and len(calls) == 1
     positions = one.matches(PAIR).attrs["positions"]
     assert [table.attrs["positions"] for table in one.permuted_matches(PAIR)] == [positions] * 2 and len(calls) == 3
+
+
+def test_what_is_matched_of_trained_models_is_read_once_and_its_text_listed_once(profile, tmp_path, monkeypatch):
+    read, listed = [], []
+    pooled, cut = Reader.read_pooled, matches.segments
+    monkeypatch.setattr(Reader, "read_pooled", lambda self, *args: read.append(self) or pooled(self, *args))
+    monkeypatch.setattr(matches, "segments", lambda *args: listed.append(args) or cut(*args))
+    one = Study(profile(sequences_per_batch=1_000), tmp_path)
+    one.matches(PAIR), one.permuted_matches(PAIR), one.best_pairs(PAIR)
+    assert [reader.name for reader in read] == list(PAIR)
+    one.untrained_matches(PAIR)
+    assert [reader.name for reader in read] == [*PAIR] * 3 and len(listed) == 1
+    one.matches(OTHER)
+    assert len(read) == 8 and len(listed) == 2
+
+
+def test_the_models_of_a_family_have_one_listing_of_the_text_and_another_family_its_own(profile, tmp_path):
+    one = Study(profile(), tmp_path)
+    small, large, opt = (
+        models.load_tokenizer(models.ModelSpec(name, f"zoo/{name}", family, 2, 128))
+        for name, family in (("pythia-32x2", "pythia"), ("pythia-48x3", "pythia"), ("opt-32x2", "opt"))
+    )
+    assert one.windows(small) is one.windows(large) is not one.windows(opt)
+    listed = one.windows(small)
+    first, again = list(listed), list(listed)
+    assert len(first) > 5 and all(a is b for a, b in zip(first, again, strict=True))
 
 
 def test_two_untrained_families_and_two_seeds_are_four_different_networks(profile, tmp_path):

@@ -38,7 +38,7 @@ def test_the_same_pairs_for_any_number_of_shards_and_any_batch(profile, tmp_path
 
 
 def test_the_notebooks_find_the_tables_made(profile, tmp_path, monkeypatch):
-    nulls = {"untrained_seeds": [1], "permutation_seeds": [1], "quantile": 0.999}
+    nulls = {"untrained_seeds": [1], "permutation_seeds": [1], "permuted_tokens": None, "quantile": 0.999}
     study = Study(str(profile(nulls=nulls)), tmp_path / "results")
     made = matched_in_shards(shards.Job(study, PAIR, 1), tmp_path, 2)
     monkeypatch.setattr(study, "batches", None)  # the models are not read again

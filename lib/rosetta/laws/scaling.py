@@ -5,10 +5,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy import optimize, stats
-from statsmodels.regression.linear_model import OLS
-from statsmodels.stats.proportion import proportion_confint
-from statsmodels.tools import add_constant
+import scipy  # its parts are imported when they are first used
 
 from rosetta.matching.nulls import Interval
 
@@ -53,12 +50,20 @@ def fit_power_law(neurons: Sequence[float], counts: Sequence[float]) -> PowerLaw
     if not (np.isfinite(neurons) & np.isfinite(counts) & (neurons > 0) & (counts > 0)).all():
         got = f"{neurons.tolist()}, {counts.tolist()}"
         raise ValueError(f"sizes and counts must be positive to have a logarithm; got {got}")
-    result = OLS(np.log(counts), add_constant(np.log(neurons))).fit()
+    result = _line(np.log(neurons), np.log(counts))
     low, high = result.conf_int()[1] if len(neurons) > 2 else (np.nan, np.nan)
     # Equal counts leave no variance to explain; a flat line explains them all the same.
     r2 = 1.0 if np.ptp(counts) == 0 else float(result.rsquared)
     alpha, c = float(result.params[1]), float(np.exp(result.params[0]))
     return PowerLawFit(alpha, c, r2, (float(low), float(high)), r2_interval(r2, len(neurons)))
+
+
+def _line(x: np.ndarray, y: np.ndarray):
+    """The least-squares line through points, of statsmodels."""
+    from statsmodels.regression.linear_model import OLS  # slow to import, and most notebooks fit nothing
+    from statsmodels.tools import add_constant
+
+    return OLS(y, add_constant(x)).fit()
 
 
 def r2_interval(r2: float, points: int) -> tuple[float, float]:
@@ -80,13 +85,13 @@ def r2_interval(r2: float, points: int) -> tuple[float, float]:
     freedom = points - 2
     t = np.sqrt(r2 * freedom / (1 - r2))
     # The mean over a chi-square's quantiles; scipy's noncentral t is NaN in places.
-    scaled = t * np.sqrt(stats.chi2.ppf((np.arange(1000) + 0.5) / 1000, freedom) / freedom)
+    scaled = t * np.sqrt(scipy.stats.chi2.ppf((np.arange(1000) + 0.5) / 1000, freedom) / freedom)
 
     def below(d: float) -> float:
-        return float((stats.norm.cdf(scaled - d) - stats.norm.cdf(-scaled - d)).mean())
+        return float((scipy.stats.norm.cdf(scaled - d) - scipy.stats.norm.cdf(-scaled - d)).mean())
 
     def bound(share: float) -> float:
-        return 0.0 if below(0) <= share else optimize.brentq(lambda d: below(d) - share, 0, 10 * (t + 10))
+        return 0.0 if below(0) <= share else scipy.optimize.brentq(lambda d: below(d) - share, 0, 10 * (t + 10))
 
     low, high = (d**2 / (d**2 + points) for d in (bound(0.975), bound(0.025)))
     return (low, high)
@@ -104,6 +109,8 @@ def wilson(successes: int, n: int) -> Interval:
         raise ValueError(f"successes is {successes!r} and n {n!r}; it must be 0 <= successes <= n")
     if n == 0:
         return Interval(np.nan, np.nan, np.nan)
+    from statsmodels.stats.proportion import proportion_confint
+
     low, high = proportion_confint(successes, n, method="wilson")
     # None and all are bounds themselves, whatever the rounding.
     return Interval(successes / n, float(low) if successes else 0.0, float(high) if successes < n else 1.0)
@@ -139,8 +146,7 @@ def leave_largest_out(neurons: Sequence[float], counts: Sequence[float]) -> Pred
         raise ValueError(f"leaving one out of {points} leaves too few for an interval; at least 4 are needed")
     order = np.argsort(neurons)
     x, y = np.log(np.asarray(neurons, dtype=float)[order]), np.log(np.asarray(counts, dtype=float)[order])
-    model = OLS(y[:-1], add_constant(x[:-1])).fit()
-    row = model.get_prediction([[1.0, x[-1]]]).summary_frame(alpha=0.05).iloc[0]
+    row = _line(x[:-1], y[:-1]).get_prediction([[1.0, x[-1]]]).summary_frame(alpha=0.05).iloc[0]
     values = np.exp([x[-1], row["mean"], row["obs_ci_lower"], row["obs_ci_upper"], y[-1]])
     return Prediction(*map(float, values))
 

@@ -7,7 +7,7 @@ function takes the size N, the spectrum's exponent beta, the budget kappa a neur
 from typing import NamedTuple
 
 import numpy as np
-from scipy import optimize
+import scipy  # its parts are imported when they are first used
 
 #: What may count as the isolation of the non-Rosetta population (panel c); see `non_rosetta_isolation`.
 READINGS = ("coordinates", "assigned", "features", "below_tau", "tail")
@@ -124,7 +124,7 @@ def cutoff_rank(n_neurons: int, beta: float, kappa: float = 1.0, gamma: float = 
     high = 2.0
     while unspent(high) < 0:
         high *= 2
-    return float(optimize.bisect(unspent, 1, high, xtol=1e-12, rtol=1e-14, maxiter=400))
+    return float(scipy.optimize.bisect(unspent, 1, high, xtol=1e-12, rtol=1e-14, maxiter=400))
 
 
 def continuum_isolation(rank, n_neurons: int, beta: float, kappa: float = 1.0, gamma: float = 4.0) -> np.ndarray:

@@ -5,7 +5,7 @@ One mechanism for all architectures: a hook on each output projection that `find
 
 import logging
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
@@ -259,7 +259,8 @@ class AlignedBatches:
 
     def held(self) -> "HeldBatches":
         """The same batches, read once and kept in memory, for work that goes through them several times."""
-        return HeldBatches(self, self.names, self.layers)
+        segments, batches = zip(*self.with_segments(), strict=True)
+        return HeldBatches(batches, self.names, self.layers, segments)
 
     def aligned(self, batch: list[Segment]) -> tuple[torch.Tensor, torch.Tensor]:
         """Both models' activations over some segments, pooled to their canonical spans."""
@@ -299,11 +300,21 @@ class AlignedBatches:
 
 
 class HeldBatches(list):
-    """Batches in memory, with the names and layers of the models that they were read from."""
+    """Batches in memory, with the names and layers of the models and the segments that they were read from."""
 
-    def __init__(self, batches: Iterable, names: tuple[str, str], layers: tuple[list[int], list[int]]):
+    def __init__(
+        self,
+        batches: Iterable,
+        names: tuple[str, str],
+        layers: tuple[list[int], list[int]],
+        segments: Sequence[list[Segment]] = (),
+    ):
         super().__init__(batches)
-        self.names, self.layers = names, layers
+        self.names, self.layers, self.segments = names, layers, segments
+
+    def with_segments(self) -> Iterator[tuple[list[Segment], tuple[torch.Tensor, torch.Tensor]]]:
+        """As `AlignedBatches` gives them."""
+        return zip(self.segments, self, strict=True)
 
 
 class Example(NamedTuple):
@@ -315,12 +326,14 @@ class Example(NamedTuple):
     b: np.ndarray
 
 
-def strongest_segments(batches: AlignedBatches, pairs: list[tuple[int, int]], n: int = 3) -> list[list[Example]]:
+def strongest_segments(
+    batches: AlignedBatches | HeldBatches, pairs: list[tuple[int, int]], n: int = 3
+) -> list[list[Example]]:
     """For each pair of neurons the n segments on which both fire most: by the product of the two peaks.
 
     Parameters
     ----------
-    batches : AlignedBatches
+    batches : AlignedBatches or HeldBatches
     pairs : list of (int, int)
         Neurons of A and of B, numbered through all layers.
     n : int

@@ -86,31 +86,6 @@ class Known:
         return best
 
 
-def with_equals(best: tuple[Neighbours, Neighbours], same: list[np.ndarray], k: int) -> tuple[Neighbours, Neighbours]:
-    """The neighbours of all neurons, from those of the first of equals: `same` has the first for each."""
-    if all((first == np.arange(len(first))).all() for first in same):
-        return best
-    known = Known(tuple(np.ones(len(first), dtype=bool) for first in same), k)
-    for side, nearest in enumerate(best):
-        of, rank = np.nonzero(nearest.indices >= 0)
-        others, values = nearest.indices[of, rank], nearest.values[of, rank]
-        which, of = _all_equal(of, same[side])
-        others, values = others[which], values[which]
-        which, others = _all_equal(others, same[1 - side])
-        known.found[side].append((of[which], others, values[which]))
-    return known.best(0), known.best(1)
-
-
-def _all_equal(firsts: np.ndarray, same: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """All neurons equal to some first ones: (place among these, neuron)."""
-    order = np.argsort(same, kind="stable")
-    start, stop = (np.searchsorted(same[order], firsts, side) for side in ("left", "right"))
-    count = stop - start
-    which = np.repeat(np.arange(len(firsts)), count)
-    within = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-    return which, order[start[which] + within]
-
-
 class Chosen(Round):
     """Sums for the exact correlations of some pairs and of all pairs in some rectangles.
 

@@ -88,7 +88,7 @@ def match_batches(
     device : str or torch.device
         Where the correlations are computed.
     **options
-        ``rows, candidates, errors, seed`` of `screening.by_sketches`.
+        ``rows, candidates, errors, exact_share, seed`` of `screening.by_sketches`.
 
     Returns
     -------

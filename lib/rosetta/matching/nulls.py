@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from scipy import stats
+from scipy import special
 
 #: Pairs whose correlation exceeds this quantile of the permuted null's pairs are counted (not in the paper).
 QUANTILE = 0.999
@@ -151,5 +151,5 @@ def mean_ci95(values: Sequence[float]) -> Interval:
     mean = float(values.mean())
     if len(values) < 2:
         return Interval(mean, float("nan"), float("nan"))
-    half = stats.t.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, 0.975) * values.std(ddof=1) / np.sqrt(len(values))
     return Interval(mean, mean - half, mean + half)

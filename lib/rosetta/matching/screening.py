@@ -7,7 +7,7 @@ estimate that is not in it. `verification` does the rest.
 
 import numpy as np
 import torch
-from scipy import stats
+from scipy import special
 
 from rosetta.matching.correlation import ROUNDED, Moments, tiles
 from rosetta.matching.cost import ROWS
@@ -24,7 +24,7 @@ TILE_BYTES = 2**28
 
 def by_sketches(
     n_a: int, n_b: int, k: int, *, rows: int = ROWS, candidates: int | None = None, errors: float | None = None,
-    seed: int = 0, memory_bytes: int = 4 * 2**30, device="cpu",
+    exact_share: float = 1.0, seed: int = 0, memory_bytes: int = 4 * 2**30, device="cpu",
 ) -> Way:  # fmt: skip
     """Screening by count sketches.
 
@@ -41,6 +41,9 @@ def by_sketches(
     errors : float, optional
         Deviations by which an estimate may be wrong. By default so many that, were the errors normal, fewer than 1e-6
         pairs in all would be wrong: about 7 for a thousand neurons a side, 8 for a hundred thousand.
+    exact_share : float
+        Of the table, how much may be done exactly where estimates do not decide: by default all. If less is allowed than is
+        needed, nothing is, and the neurons left open are in no pair; ``left_open_a`` and ``left_open_b`` count them.
     seed : int
         Of the hash of positions, and of the pairs on which the estimates are measured.
     memory_bytes : int
@@ -55,8 +58,10 @@ def by_sketches(
     Raises
     ------
     ValueError
-        If candidates < k, rows < 1, errors <= 0, or the sketches do not fit the memory.
+        If candidates < k, rows < 1, errors <= 0, exact_share is no share, or the sketches do not fit the memory.
     """
+    if not 0 <= exact_share <= 1:
+        raise ValueError(f"exact_share is {exact_share}; it must lie between 0 and 1")
     candidates, errors = _options(n_a, n_b, k, rows, candidates, errors)
     needed = 8 * rows * (n_a + n_b)
     if needed + 16 > memory_bytes:
@@ -67,12 +72,7 @@ def by_sketches(
     sketch = yield PairSketch(n_a, n_b, rows, seed, device)
     facts = {"method": "sketch", "rows": int(rows), "positions": sketch.positions, "readings": 1}
     dtype = torch.bfloat16 if fast_bfloat16(device) else torch.float32
-    changed = [torch.isfinite(side.moments.norm()).cpu().numpy() for side in (sketch.a, sketch.b)]
-    same = [first_equal(side.sums, alive) for side, alive in zip((sketch.a, sketch.b), changed, strict=True)]
     units = sketch.estimators(dtype)
-    for unit, first in zip(units, same, strict=True):
-        # Of equals only the first stays: its neighbours are theirs, and no rounding can then order what is equal.
-        unit.alive &= torch.from_numpy(first == np.arange(len(first))).to(unit.alive.device)
     sample, tops = Sample.draw(n_a, n_b, seed), [_Top(n, candidates, device) for n in (n_a, n_b)]
     for i, j in tiles(n_a, n_b, min(TILE_BYTES, memory_bytes - needed // 2)):
         estimate = (units[0].unit[:, i].T @ units[1].unit[:, j]).float()
@@ -81,12 +81,12 @@ def by_sketches(
         _search(estimate, i, j, tops, sample)
     law = Law(errors, 1 / np.sqrt(rows - 3) if rows > 3 else np.inf, ROUNDED if dtype == torch.bfloat16 else 0.0)
     sides = []
-    for top, unit, side, first, others in zip(tops, units, (sketch.a, sketch.b), same, (n_b, n_a), strict=True):
+    for top, unit, side, others in zip(tops, units, (sketch.a, sketch.b), (n_b, n_a), strict=True):
         alive, length, peak = (part.cpu().numpy() for part in (unit.alive, unit.length, unit.peak))
         usual = (np.abs(length - 1) <= errors * np.sqrt(2 / rows)) & (peak <= 2 / np.sqrt(rows))
-        sides.append(Screened(side.moments, *top.listed(others), alive, alive & ~usual, first))
+        sides.append(Screened(side.moments, *top.listed(others), alive, alive & ~usual))
     del sketch, units
-    return (yield from verified(sides, k, law, sample, facts, memory_bytes, device))
+    return (yield from verified(sides, k, law, sample, facts, memory_bytes, device, exact_share))
 
 
 def by_products(
@@ -130,7 +130,7 @@ def by_products(
         sides = []
         for top, side, others in zip(tops, moments[which], (n_b, n_a), strict=True):
             alive = torch.isfinite(side.norm()).cpu().numpy()
-            sides.append(Screened(side, *top.listed(others), alive, np.zeros_like(alive), np.arange(len(alive))))
+            sides.append(Screened(side, *top.listed(others), alive, np.zeros_like(alive)))
         facts = {"method": "bfloat16", "positions": positions[which], "readings": readings}
         ways.append(verified(sides, k, law, sample, facts, memory_bytes, device))
     return list((yield from together(*ways))) if twin else [(yield from ways[0])]
@@ -140,7 +140,7 @@ def _options(n_a, n_b, k, rows, candidates, errors) -> tuple[int, float]:
     candidates = max(64, 2 * k) if candidates is None else candidates
     if candidates < k or rows < 1:
         raise ValueError(f"candidates is {candidates} and rows {rows}; allowed are at least k = {k} and at least 1")
-    errors = float(stats.norm.isf(WRONG_PAIRS / (n_a * n_b))) if errors is None else errors
+    errors = float(-special.ndtri(WRONG_PAIRS / (n_a * n_b))) if errors is None else errors
     if not errors > 0:
         raise ValueError(f"errors is {errors}; it must be more than 0")
     return candidates, errors
@@ -184,23 +184,3 @@ def _search(estimate: torch.Tensor, i: slice, j: slice, tops: list[_Top], sample
     sample.of_tile(i, j, estimate)
     tops[0].add(i, estimate, j)
     tops[1].add(j, estimate.T.contiguous(), i)
-
-
-def first_equal(sums: torch.Tensor, alive: np.ndarray) -> np.ndarray:
-    """The first neuron that each is equal to, mostly itself, by their sketches [rows, n].
-
-    Sketches are summed position by position, so equal neurons have equal ones, bit for bit.
-    """
-    same = np.arange(len(alive))
-    some = sums[:: max(1, len(sums) // 16)].T.cpu().numpy()
-    _, group, size = np.unique(some, axis=0, return_inverse=True, return_counts=True)
-    group = group.reshape(-1)
-    suspects = np.flatnonzero(alive & (size[group] > 1))
-    ordered = suspects[np.argsort(group[suspects], kind="stable")]
-    for members in np.split(ordered, np.flatnonzero(np.diff(group[ordered])) + 1):
-        if len(members) > 1:
-            _, first, which = np.unique(
-                sums[:, members].T.cpu().numpy(), axis=0, return_index=True, return_inverse=True
-            )
-            same[members] = members[first[which.reshape(-1)]]
-    return same

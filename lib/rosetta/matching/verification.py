@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from rosetta.matching.chosen import Chosen, Known, Rectangle, groups, with_equals
+from rosetta.matching.chosen import Chosen, Known, Rectangle, groups
 from rosetta.matching.correlation import Moments
 from rosetta.matching.nearest import exact, mutual_pairs
 from rosetta.matching.rounds import Round
@@ -48,11 +48,9 @@ class Screened:
     rest : [n]
         No estimate that is not listed is larger; -inf where all are listed.
     alive : bool [n]
-        Neither dead nor equal to one before it.
+        Not dead.
     odd : bool [n]
         Estimates of theirs do not follow the law.
-    same : int64 [n]
-        The first neuron that each is equal to.
     """
 
     moments: Moments
@@ -61,7 +59,6 @@ class Screened:
     rest: np.ndarray
     alive: np.ndarray
     odd: np.ndarray
-    same: np.ndarray
 
     def near(self, law: "Law", nearness: np.ndarray) -> np.ndarray:
         """bool [n, w]: which of the listed can be as near as this, in Fisher's transform [n]."""
@@ -119,29 +116,47 @@ class Sample:
         return Sample(self.u[both], self.v[both], self.estimate[both])
 
 
-def verified(sides: list[Screened], k: int, law: Law, sample: Sample, facts: dict, memory_bytes: int, device) -> Way:
-    """The rounds after the screen."""
+def verified(
+    sides: list[Screened], k: int, law: Law, sample: Sample, facts: dict, memory_bytes: int, device,
+    exact_share: float = 1.0,
+) -> Way:  # fmt: skip
+    """The rounds after the screen.
+
+    Parameters
+    ----------
+    sides : list of Screened
+        Of A and of B.
+    k, memory_bytes, device
+        As for `screening.by_sketches`.
+    law : Law
+        Its deviation is raised to what is measured.
+    sample : Sample
+    facts : dict
+        What the screen says of itself; ``positions`` and ``readings`` are in it.
+    exact_share : float
+        Of the table, how much may be done exactly where estimates do not decide. If that is not enough, the neurons left
+        open are in no pair.
+    """
     n_a, n_b = len(sides[0].alive), len(sides[1].alive)
     facts |= {f"dead_{name}": int((~side.moments.changed).sum()) for name, side in zip("ab", sides, strict=True)}
     facts |= {"candidates": sides[0].values.shape[1], "errors": law.errors}
     if facts["positions"] < 2:
         raise ValueError(f"a correlation needs at least 2 positions; these batches hold {facts['positions']}")
-    known, reader = (
-        Known(tuple(side.alive for side in sides), k),
-        _Reader([side.moments for side in sides], memory_bytes, device),
-    )
+    known = Known(tuple(side.alive for side in sides), k)
+    reader = _Reader([side.moments for side in sides], memory_bytes, device)
 
     sample = sample.of([side.alive & ~side.odd for side in sides])
-    first = _places(sides, _first(sides, k, law))
-    drawn = sample.u * n_b + sample.v
+    first, drawn = _places(sides, _first(sides, k, law)), sample.u * n_b + sample.v
     yield from reader.read(known, np.union1d(first, drawn), [])
     off = fisher(sample.estimate) - fisher(known.of_pairs(drawn))
     law.deviation = max(law.deviation, float(np.sqrt(np.mean(off**2))) if len(off) else 0.0)
 
     nearness = [fisher(known.best(side).values[:, -1]) for side in (0, 1)]
     weak = [side.weak(law, near) for side, near in zip(sides, nearness, strict=True)]
-    odd, alive = [side.odd for side in sides], [side.alive for side in sides]
-    if 2 * _cells(weak, odd) >= n_a * n_b:
+    listed, in_pairs = _mattering(sides, law, nearness, weak)
+    wanted = [side.odd | (no & can) for side, no, can in zip(sides, weak, in_pairs, strict=True)]
+    nobody = [np.zeros_like(one) for one in weak]
+    if exact_share >= 1 and 2 * _cells(weak, [side.odd for side in sides]) >= n_a * n_b:
         logger.info("estimates cannot order the neighbours of %d and %d of %d and %d neurons: all are done exactly",
                     weak[0].sum(), weak[1].sum(), n_a, n_b)  # fmt: skip
         ((of_a, of_b, more),) = yield from exact(n_a, n_b, k, memory_bytes, device)
@@ -149,27 +164,30 @@ def verified(sides: list[Screened], k: int, law: Law, sample: Sample, facts: dic
         facts |= {"certified_a": 0.0, "certified_b": 0.0, "exact_block": [n_a, n_b], "exact_rows": [0, 0]}
         return of_a, of_b, facts | {"note": "nothing to order: done exactly"}
 
-    listed, in_pairs = _mattering(sides, law, nearness, weak)
-    settled = [np.zeros_like(one) for one in weak]
-    wanted = [odd[i] | (weak[i] & in_pairs[i]) for i in (0, 1)]
-    rectangles = [Rectangle(*map(np.flatnonzero, weak)), *_rows_and_columns(wanted)]
+    affordable = exact_share >= 1 or _cells(weak, wanted) <= exact_share * n_a * n_b
+    block, wanted = (weak, wanted) if affordable else (nobody, nobody)
+    rectangles, settled = [Rectangle(*map(np.flatnonzero, block)), *_rows_and_columns(wanted)], nobody
     places = _places(sides, listed)
     places = places[~known.has(places)]
     while len(places) or any(len(rows) and len(columns) for rows, columns in rectangles):
         yield from reader.read(known, places, rectangles)
         settled = [before | now for before, now in zip(settled, wanted, strict=True)]
         pairs, _, _ = mutual_pairs(known.best(0), known.best(1))
-        wanted = [np.isin(np.arange(len(weak[i])), pairs[:, i]) & weak[i] & ~settled[i] for i in (0, 1)]
+        wanted = [np.isin(np.arange(len(block[i])), pairs[:, i]) & block[i] & ~settled[i] for i in (0, 1)]
         places, rectangles = places[:0], _rows_and_columns(wanted)
-    best = with_equals((known.best(0), known.best(1)), [side.same for side in sides], k)
-    certified = [
-        float((live & ~no & ~out).sum() / max(1, live.sum())) for live, no, out in zip(alive, weak, odd, strict=True)
-    ]
-    facts |= {"certified_a": certified[0], "certified_b": certified[1], "deviation": float(law.deviation)}
     facts["readings"] += reader.readings
-    facts |= {"exact_block": [int(one.sum()) for one in weak], "exact_rows": [int(one.sum()) for one in settled]}
-    logger.info("certified %.1f%% and %.1f%% of the neurons; the others exactly: a block of %d x %d, and %d rows, %d columns",
-                *(100 * share for share in certified), *facts["exact_block"], *facts["exact_rows"])  # fmt: skip
+    facts |= {"deviation": float(law.deviation), "exact_block": [int(one.sum()) for one in block]}
+    facts |= {"exact_rows": [int(one.sum()) for one in settled]}
+    best = known.best(0), known.best(1)
+    for name, side, no, nearest in zip("ab", sides, weak, best, strict=True):
+        left = side.alive & (no | side.odd)
+        facts[f"certified_{name}"] = 1 - float(left.sum() / max(1, side.alive.sum()))
+        if not affordable:
+            nearest.indices[left] = -1
+            facts[f"left_open_{name}"] = int(left.sum())
+    logger.info("certified %.1f%% and %.1f%% of the neurons; the others %s: a block of %d x %d, and %d rows, %d columns",
+                100 * facts["certified_a"], 100 * facts["certified_b"], "exactly" if affordable else "are left open",
+                *facts["exact_block"], *facts["exact_rows"])  # fmt: skip
     return *best, facts
 
 
@@ -222,10 +240,10 @@ def _places(sides: list[Screened], chosen: list[np.ndarray]) -> np.ndarray:
     return np.union1d(row * n_b + of_a, of_b * n_b + column)
 
 
-def _cells(weak: list[np.ndarray], odd: list[np.ndarray]) -> int:
+def _cells(weak: list[np.ndarray], rows: list[np.ndarray]) -> int:
     """How many correlations are done exactly, at least."""
     a, b = (len(one) for one in weak)
-    return int(weak[0].sum() * weak[1].sum() + odd[0].sum() * b + odd[1].sum() * a)
+    return int(weak[0].sum() * weak[1].sum() + rows[0].sum() * b + rows[1].sum() * a)
 
 
 def _rows_and_columns(wanted: list[np.ndarray]) -> list[Rectangle]:

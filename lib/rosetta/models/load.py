@@ -12,6 +12,7 @@ import torch
 import transformers
 from accelerate import dispatch_model, infer_auto_device_map
 from accelerate.utils import get_balanced_memory
+from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
 from rosetta.models.mlps import find_mlps
@@ -29,7 +30,7 @@ class ModelSpec(NamedTuple):
     ``source`` is a folder (relative to the kit, or absolute) or a hub name; ``revision`` pins the latter.
     ``layers`` and ``mlp_width`` are stated so that a curve can be laid out without loading anything, and checked
     when the model is loaded. ``device`` is where a profile puts this model, where it says so: a device, ``auto`` or
-    `SPREAD`.
+    `SPREAD`. ``hidden_size``, the width of the residual stream, is for planning alone.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ModelSpec(NamedTuple):
     revision: str | None = None
     remote_code: bool = False
     device: str | None = None
+    hidden_size: int | None = None
 
     @property
     def neurons(self) -> int:
@@ -60,6 +62,17 @@ def located(source: str) -> str:
     if source.startswith(("zoo/", "/", ".")):  # "zoo/x" could be a hub name too, but never is one here
         raise FileNotFoundError(f"there is no folder {folder}; for a model of the zoo run `make zoo`")
     return source
+
+
+def configuration(spec: ModelSpec) -> Path | None:
+    """The ``config.json`` of a model, in its folder or in the hub's cache; None where it is not on this machine."""
+    file = ROOT / spec.source / "config.json"
+    if file.is_file():
+        return file
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", spec.source):
+        return None
+    cached = try_to_load_from_cache(spec.source, "config.json", revision=spec.revision)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def describe(source: str | Path, name: str | None = None, family: str = "mine") -> ModelSpec:

@@ -9,6 +9,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from IPython.display import Image, display
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
@@ -42,10 +43,15 @@ def label(curve: str) -> str:
     return "–".join(NAMES.get(family, family) for family in curve.split("-"))
 
 
-def save(figure: Figure, folder: Path, name: str) -> Figure:
-    """Write ``folder/figures/name.png`` whole or not at all; the figure, so that a cell can end with this call."""
-    write_whole(Path(folder) / "figures" / f"{name}.png", lambda path: figure.savefig(path, format="png"))
-    return figure
+def save(figure: Figure, folder: Path, name: str) -> None:
+    """Write ``folder/figures/name.png`` whole or not at all, and show it under the cell.
+
+    What is shown is that file, and the figure is closed: drawing it again to show it would take as long again, twice.
+    """
+    file = Path(folder) / "figures" / f"{name}.png"
+    write_whole(file, lambda path: figure.savefig(path, format="png"))
+    plt.close(figure)
+    display(Image(file, width=round(figure.get_figwidth() * plt.rcParams["figure.dpi"])))
 
 
 def log_ticks(*axes: Axis) -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError, model_validator
 
-from rosetta.models.load import ROOT, SPREAD
+from rosetta.models.load import ROOT, SPREAD, configuration
 from rosetta.profiles.sections import Point, Settings, Theory
 from rosetta.profiles.values import WHERE, refuse, refused
 
@@ -173,9 +173,13 @@ def _check_models(profile: Profile) -> None:
         said = f"filtering.learner is {filtering.learner!r}, whose device is {SPREAD!r}"
         refuse(f"{said}; it is trained on one device, so describe it again under another name, with that one")
     for name, spec in profile.models.items():
-        config = ROOT / spec.source / "config.json"  # a model of the hub tells only when it is read
-        if config.is_file() and profile.context > (most := _positions(config)):
+        config = configuration(spec)  # a model of the hub that was never fetched tells only when it is read
+        most = _positions(config) if config else inf
+        if profile.context > most:
             refuse(f"context is {profile.context}, and model {name} reads at most {most} tokens at a time")
+        if name == filtering.learner and (length := filtering.training.sequence_length) > most:
+            said = f"filtering.training.sequence_length is {length}, and filtering.learner, {name},"
+            refuse(f"{said} reads at most {most} tokens at a time")
     for curve, points in profile.stated.items():
         for models in (point.models for point in points):
             _among(f"curves.{curve} names the model", models, profile.models, of)

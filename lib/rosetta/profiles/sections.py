@@ -41,6 +41,8 @@ class Model(Section):
     """A model as the file describes it; the profile holds its `ModelSpec`.
 
     ``device`` is for this model alone; left out, it is the profile's. ``spread`` lays it out over all GPUs.
+    ``hidden_size`` is the width of the residual stream, which `make plan` takes for a fourth of ``mlp_width`` where it is
+    left out and no configuration is on this machine.
     """
 
     source: Text
@@ -52,6 +54,7 @@ class Model(Section):
     device: Annotated[str, Field(pattern=f"^(auto|spread|{DEVICE})$"), Words("auto, cpu, cuda, cuda:N or spread")] = (
         None
     )
+    hidden_size: Count = None
 
 
 def _specs(models: dict[str, Model]) -> dict[str, ModelSpec]:

@@ -1,12 +1,15 @@
 """What is counted of a study's matches: the points of every curve, power laws through them, and Figure 33's sweep."""
 
+from collections.abc import Iterator
+
 import pandas as pd
 from tqdm.auto import tqdm
 
 from rosetta.laws import scaling
 from rosetta.matching import nulls
-from rosetta.matching.correlation import PearsonAccumulator
-from rosetta.matching.mutual import collapse, mutual_nearest, top_k
+from rosetta.matching.activations import AlignedBatches
+from rosetta.matching.correlation import PearsonAccumulator, tiles
+from rosetta.matching.mutual import collapse, match_batches, mutual_nearest, top_k
 from rosetta.results import keep
 from rosetta.studies.matches import Study
 
@@ -109,7 +112,7 @@ def predictions(points: pd.DataFrame, count: str = "raw") -> pd.DataFrame:
 
 
 def token_sweep(study: Study) -> pd.DataFrame:
-    """Matches of one pair over growing numbers of tokens (Figure 33), in one pass.
+    """Matches of one pair over growing numbers of tokens (Figure 33): in one pass where ``memory_gb`` holds their table.
 
     Returns
     -------
@@ -128,32 +131,68 @@ def token_sweep(study: Study) -> pd.DataFrame:
 
 def _token_sweep(study: Study, pair: tuple[str, str], budgets: list[int]) -> pd.DataFrame:
     batches = study.batches(pair, tokens=budgets[-1])
-    accumulator = PearsonAccumulator(*map(sum, batches.layers), device=study.device)
-    rows, before, unread, tokens = [], None, [], 0
+    memory = int(study.profile.memory_gb * 2**30)
+    fits = len(list(tiles(*map(sum, batches.layers), memory))) == 1
+    rows, before = [], None
+    for tokens, positions, pairs in (
+        _read_off(study, batches, budgets) if fits else _matched_anew(study, batches, budgets)
+    ):
+        rows.append(_sweep_row(tokens, positions, pairs, before))
+        before = pairs
+    return pd.DataFrame(rows)
+
+
+#: Tokens of the first model, canonical positions, and the mutual nearest neighbours over them.
+Reached = tuple[int, int, set]
+
+
+def _read_off(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iterator[Reached]:
+    """One pass, and the sums as they stand when each budget is reached."""
+    sums = PearsonAccumulator(*map(sum, batches.layers), device=study.device)
+    unread, tokens, told = [], 0, 1
+
+    def reached() -> Reached:
+        return tokens, sums.positions, set(map(tuple, mutual_nearest(sums.correlation()).tolist()))
+
     for segment in batches.pieces:
         unread.append(segment)
         tokens += len(segment.ids_a)
         if tokens >= budgets[0] or len(unread) == batches.sequences_per_batch:
-            accumulator.update(*batches.aligned(unread))
+            sums.update(*batches.aligned(unread))
             unread = []
         if tokens >= budgets[0]:
-            row, before = _sweep_row(tokens, accumulator, before)
-            rows.append(row)
-            budgets = [budget for budget in budgets if budget > tokens]
+            yield reached()
+            told, budgets = sums.positions, [budget for budget in budgets if budget > tokens]
         if not budgets:
-            break
+            return
     if unread:  # the corpus ended inside a budget
-        accumulator.update(*batches.aligned(unread))
-    if budgets and accumulator.positions > (rows[-1]["positions"] if rows else 1):
-        rows.append(_sweep_row(tokens, accumulator, before)[0])
-    return pd.DataFrame(rows)
+        sums.update(*batches.aligned(unread))
+    if sums.positions > told:
+        yield reached()
 
 
-def _sweep_row(tokens: int, accumulator: PearsonAccumulator, before: set | None) -> tuple[dict, set]:
-    pairs = set(map(tuple, mutual_nearest(accumulator.correlation()).tolist()))
-    row = {"tokens": tokens, "positions": accumulator.positions, "count": len(pairs)}
+def _matched_anew(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iterator[Reached]:
+    """For a table that the memory does not hold: each budget is read and matched for itself, tile by tile.
+
+    As they grow by a factor, all together read little more than the last.
+    """
+    memory, told = int(study.profile.memory_gb * 2**30), 0
+    for budget in budgets:
+        some = AlignedBatches(batches.a, batches.b, study.pieces(batches.names, budget), batches.sequences_per_batch)
+        table = match_batches(some, memory_bytes=memory, device=study.device)
+        tokens = some.pieces.read
+        if tokens > told:
+            pairs = table[["layer_a", "unit_a", "layer_b", "unit_b"]]
+            yield tokens, table.attrs["positions"], set(pairs.itertuples(index=False, name=None))
+        if tokens < budget:
+            return
+        told = tokens
+
+
+def _sweep_row(tokens: int, positions: int, pairs: set, before: set | None) -> dict:
+    row = {"tokens": tokens, "positions": positions, "count": len(pairs)}
     shares = {"overlap": pairs, "retained": before, "jaccard": pairs | (before or set())}
     for share, of in shares.items():
         row[share] = float("nan") if before is None else len(pairs & before) / max(1, len(of))
     interval = scaling.wilson(len(pairs & before), len(pairs)) if before else nulls.Interval(*3 * [float("nan")])
-    return row | {"overlap_low": interval.low, "overlap_high": interval.high}, pairs
+    return row | {"overlap_low": interval.low, "overlap_high": interval.high}

@@ -8,19 +8,20 @@ import json
 import logging
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from rosetta.matching import nulls
-from rosetta.matching.activations import AlignedBatches, Example, Reader, peak_bytes, strongest_segments
+from rosetta.matching.activations import AlignedBatches, Example, HeldBatches, Reader, peak_bytes, strongest_segments
 from rosetta.matching.mutual import match_batches, match_thinned, top_k
 from rosetta.matching.positions import thinning
-from rosetta.matching.segments import segments, windows
+from rosetta.matching.segments import Segment, Window, segments, windows
 from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untrained
 from rosetta.models.load import load as load_model
 from rosetta.profiles.profile import Profile, ProfileError
@@ -33,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: Of a profile's ``memory_gb``, what a batch of both models may take while it is read; the rest is for tables.
 BATCH_SHARE = 0.5
+#: Of a text of up to so many tokens the pieces are kept, at some 200 bytes a token, and not tokenized anew each time.
+HELD_TOKENS = 1_000_000
 
 
 class Study:
@@ -66,6 +69,8 @@ class Study:
         self.device = _there(self.profile, "device", self.profile.device)
         for name in self.profile.models:
             self.device_of(name)
+        self._listed: dict[tuple, Budgeted] = {}  # the text that was asked for last
+        self._trained: dict[tuple, AlignedBatches | HeldBatches] = {}  # the same of what was read
 
     # -----------------------------------------------------------------------------------------------------------------
     # Text and models
@@ -112,13 +117,26 @@ class Study:
 
     def pieces(self, pair: tuple[str, str], tokens: int | None = None) -> "Budgeted":
         """The profile's text as two models read it together, up to a number of tokens of the first."""
-        tokenizers = [load_tokenizer(self.profile.models[name]) for name in pair]
-        context, per_document = self.profile.context, self.profile.segments_per_document
-        return Budgeted(
-            lambda: segments(self.documents(), *tokenizers, context, per_document),
-            tokens or self.profile.tokens,
-            lambda segment: len(segment.ids_a),
-        )
+        key = (*pair, tokens or self.profile.tokens)
+        if key not in self._listed:
+            tokenizers = [load_tokenizer(self.profile.models[name]) for name in pair]
+            context, per_document = self.profile.context, self.profile.segments_per_document
+
+            def stream() -> Iterator[Segment]:
+                return segments(self.documents(), *tokenizers, context, per_document)
+
+            self._listed = {key: Budgeted(stream, key[-1], lambda segment: len(segment.ids_a))}
+        return self._listed[key]
+
+    def trained(self, pair: tuple[str, str], tokens: int | None = None) -> AlignedBatches | HeldBatches:
+        """The `batches` of two trained models: read once, and kept for what follows, where ``memory_gb`` holds them."""
+        key = (*pair, tokens or self.profile.tokens)
+        if key not in self._trained:
+            self._trained = {}  # room for these
+            batches = self.batches(pair, tokens)
+            size = getattr(torch, self.profile.dtype).itemsize * key[-1] * sum(map(sum, batches.layers))
+            self._trained = {key: batches.held() if size <= self.profile.memory_gb * 2**30 else batches}
+        return self._trained[key]
 
     def sequences_per_batch(self, names: Iterable[str]) -> int:
         """How many sequences some models read at a time: as many as the profile says, or as `BATCH_SHARE` of its memory holds.
@@ -147,12 +165,17 @@ class Study:
 
     def windows(self, tokenizer) -> "Budgeted":
         """The text in which top-activating contexts are sought (E.2), as one model reads it."""
-        context, per_document = self.profile.context, self.profile.segments_per_document
-        return Budgeted(
-            lambda: windows(self.documents(), tokenizer, context, per_document),
-            self.profile.contexts.tokens,
-            lambda window: len(window.ids),
-        )
+        # The models of a family have one tokenizer, each its own copy.
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+        key = (backend.to_str() if backend else tokenizer,)
+        if key not in self._listed:
+            context, per_document = self.profile.context, self.profile.segments_per_document
+
+            def stream() -> Iterator[Window]:
+                return windows(self.documents(), tokenizer, context, per_document)
+
+            self._listed = {key: Budgeted(stream, self.profile.contexts.tokens, lambda window: len(window.ids))}
+        return self._listed[key]
 
     # -----------------------------------------------------------------------------------------------------------------
     # Matches
@@ -176,21 +199,13 @@ class Study:
     def permuted_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
         """The MatchTables of the trained models over permuted positions, one a permutation (C.3).
 
-        They are those of the profile's ``permuted_tokens``, or all. The models are read once for all permutations where
-        ``memory_gb`` holds their activations.
+        They are those of the profile's ``permuted_tokens``, or all.
         """
         first = self.profile.nulls.permuted_tokens
-
-        @cache
-        def batches():
-            read = self.batches(pair, first)
-            tokens = first or self.profile.tokens
-            size = getattr(torch, self.profile.dtype).itemsize * tokens * sum(map(sum, read.layers))
-            return read.held() if size <= self.profile.memory_gb * 2**30 else read
-
         return [
-            self._kept(
-                pair, {"permuted": seed} | _first(first), lambda seed=seed: self._match(nulls.Permuted(batches(), seed))
+            keep(
+                *self._place(pair, {"permuted": seed} | _first(first)),
+                lambda seed=seed: self._match(nulls.Permuted(self.trained(pair, first), seed)),
             )
             for seed in self.profile.nulls.permutation_seeds
         ]
@@ -200,27 +215,29 @@ class Study:
         first = self.profile.nulls.permuted_tokens
         if first is None:
             return self.matches(pair)
-        return self._kept(pair, _first(first), lambda: self._match(self.batches(pair, first)))
+        return keep(*self._place(pair, _first(first)), lambda: self._match(self.trained(pair, first)))
 
     def _kept_both(self, pair, untrained_seed: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
         def match() -> tuple[pd.DataFrame, pd.DataFrame]:
-            batches = self.batches(pair, untrained_seed=untrained_seed)
-            return self._match(batches, thinning(batches.pieces, self.profile.positions.t, self.profile.seed))
+            batches = self.trained(pair) if untrained_seed is None else self.batches(pair, None, untrained_seed)
+            return self._match(batches, _thinning(self.pieces(pair), self.profile.positions.t, self.profile.seed))
 
         return self.keep_both(pair, untrained_seed, match)
 
-    def keep_both(
-        self, pair, untrained_seed: int | None, match: Callable[[], tuple[pd.DataFrame, pd.DataFrame]]
-    ) -> tuple[pd.DataFrame, pd.DataFrame]:
+    def keep_both(self, pair, untrained_seed: int | None, match: Callable) -> tuple[pd.DataFrame, pd.DataFrame]:
         """Two models' MatchTables over all positions and over thinned ones, which `match` makes together if need be."""
         both = cache(match)
-        of_all, of_thinned = _variants(untrained_seed, self.profile.positions.t)
-        return (self._kept(pair, of_all, lambda: both()[0]), self._kept(pair, of_thinned, lambda: both()[1]))
+        of_all, of_thinned = self._places(pair, untrained_seed)
+        return keep(*of_all, lambda: both()[0]), keep(*of_thinned, lambda: both()[1])
 
     def why_stale(self, pair, untrained_seed: int | None) -> dict[Path, str | None]:
         """For the files of these two tables, what is wrong with each; None if nothing is."""
-        places = [self._place(pair, variant) for variant in _variants(untrained_seed, self.profile.positions.t)]
+        places = self._places(pair, untrained_seed)
         return {path: why_stale(path, made_with | made_by(__name__)) for path, made_with in places}
+
+    def _places(self, pair, untrained_seed: int | None) -> list[tuple[Path, dict]]:
+        of_all = {} if untrained_seed is None else {"untrained": untrained_seed}
+        return [self._place(pair, variant) for variant in (of_all, {**of_all, "thinned": self.profile.positions.t})]
 
     def _match(self, batches, kept=None):
         """The MatchTable of these batches, or both where some positions are kept, as the profile says."""
@@ -229,12 +246,8 @@ class Study:
             return match_batches(batches, k, memory_bytes=memory, device=self.device)
         return match_thinned(batches, kept, k, memory_bytes=memory, device=self.device)
 
-    def _kept(self, pair, variant: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        return keep(*self._place(pair, variant), make)
-
     def _place(self, pair, variant: dict) -> tuple[Path, dict]:
-        """``a--b.parquet``, or that of a variant, ``a--b.untrained-1.parquet``, ``a--b.first-10000.parquet``; and its
-        parameters."""
+        """``a--b.parquet``, or that of a variant, ``a--b.untrained-1.first-10000.parquet``; and what it is made with."""
         suffix = "".join(f".{what}-{value}" for what, value in variant.items())
         path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
         return path, self.parameters(pair) | {"k": max(self.profile.k)} | variant
@@ -259,7 +272,7 @@ class Study:
         Each table has one row a canonical span: ``example`` (0 is the strongest), ``text``, and a column of activations
         for each of the two neurons.
         """
-        batches = self.batches(pair)
+        batches = self.trained(pair)
         starts = [[sum(layers[:i]) for i in range(len(layers))] for layers in batches.layers]
         pairs = [(starts[0][m.layer_a] + m.unit_a, starts[1][m.layer_b] + m.unit_b) for m in matches.itertuples()]
         return [
@@ -282,12 +295,6 @@ class Study:
             peaks = [group["text"][group[a].idxmax()] for _, group in table.groupby("example")]
             rows.append({"A": a, "B": b, "r": match.correlation, "peaks on": "  ".join(map(repr, peaks))})
         return pd.DataFrame(rows), examples
-
-
-def _variants(untrained_seed: int | None, t: float) -> tuple[dict, dict]:
-    """What sets a match over all positions apart, and one over thinned ones."""
-    of_all = {} if untrained_seed is None else {"untrained": untrained_seed}
-    return of_all, {**of_all, "thinned": t}
 
 
 def _first(tokens: int | None) -> dict:
@@ -313,8 +320,15 @@ def _stacked(examples: list[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(renamed, ignore_index=True)
 
 
+@lru_cache(maxsize=1)
+def _thinning(pieces: "Budgeted", t: float, seed: int) -> np.ndarray:
+    return thinning(pieces, t, seed)
+
+
 class Budgeted:
     """A stream of text up to a number of tokens, with a progress bar; the same pieces each time it is gone through.
+
+    Of up to `HELD_TOKENS` the pieces are kept once they have all been gone through.
 
     Parameters
     ----------
@@ -324,26 +338,37 @@ class Budgeted:
         The piece that reaches this number is the last.
     count : callable
         The tokens of a piece.
+
+    Attributes
+    ----------
+    read : int
+        Tokens that were read when they were last gone through to the end.
     """
 
     def __init__(self, stream: Callable[[], Iterator], tokens: int, count: Callable[[Any], int]):
         self.stream, self.tokens, self.count = stream, tokens, count
+        self.held: list = []
+        self.read = 0
 
     def __iter__(self) -> Iterator:
-        read = 0
+        read, pieces = 0, []
         with tqdm(total=self.tokens, unit="token", unit_scale=True, leave=False) as bar:
-            for piece in self.stream():
+            for piece in self.held or self.stream():
                 yield piece
+                if self.tokens <= HELD_TOKENS:
+                    pieces.append(piece)
                 read += self.count(piece)
                 bar.update(self.count(piece))
                 if read >= self.tokens:
-                    return
+                    break
+        self.held, self.read = pieces, read
         if not read:
             raise ValueError(
                 "no stretch of the corpus fits the context and, for a pair, lies between boundaries that both tokenizers "
                 "share"
             )
-        logger.warning("the corpus holds %d of the %d tokens asked for", read, self.tokens)
+        if read < self.tokens:
+            logger.warning("the corpus holds %d of the %d tokens asked for", read, self.tokens)
 
 
 @cache

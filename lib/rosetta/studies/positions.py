@@ -4,7 +4,10 @@ The positions are the first of the profile's text, as many as its largest budget
 """
 
 from collections.abc import Callable
+from functools import lru_cache
+from itertools import product
 from math import floor, log10
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -29,32 +32,11 @@ def by_budget(study: Study) -> pd.DataFrame:
         ``what`` (aligned, untrained, permuted or shifted), ``draw`` (seed or shift), ``positions``, ``pairs``, and of
         their correlations the ``mean`` and the null quantile, ``high``.
     """
-    budgets, seeds = sorted(study.profile.positions.budgets), study.profile.nulls
-
-    def draws(seed: int | None, batches: HeldBatches):
-        """What is matched over these positions of one network, or of the trained one (None)."""
-        if seed is not None:
-            yield "untrained", seed, batches
-            return
-        yield "aligned", 0, batches
-        for permutation in seeds.permutation_seeds:
-            yield "permuted", permutation, _permuted(batches, permutation)
-        parts = len(seeds.permutation_seeds) + 1
-        for by in (len(batches[0][0]) * part // parts for part in range(1, parts)):
-            yield "shifted", by, positions.shifted(batches, by)
+    budgets = sorted(study.profile.positions.budgets)
 
     def measure() -> pd.DataFrame:
-        found = []
-        for seed in (None, *seeds.untrained_seeds):
-            batches = _held(study, seed)
-            available = len(batches[0][0])
-            for budget in dict.fromkeys(min(budget, available) for budget in budgets):
-                first = positions.selected(batches, slice(budget))
-                found += [
-                    {"what": what, "draw": draw, **_facts(study, _match(study, drawn))}
-                    for what, draw, drawn in draws(seed, first)
-                ]
-        return pd.DataFrame(found)
+        firsts = [one for one in _matched(study) if isinstance(one.over, int)]
+        return pd.DataFrame([{"what": one.what, "draw": one.draw, **_facts(study, one.table)} for one in firsts])
 
     return _kept(study, "by_budget", {"budgets": budgets}, measure)
 
@@ -96,34 +78,27 @@ def by_thinning(study: Study) -> pd.DataFrame:
         ``permuted_scaled``: the permuted one over all positions, times the root of how many times fewer there are now.
         The counts of the curves (`counts.point`) use it in place of the one measured.
     """
-    shown, seeds = sorted(study.profile.positions.shown, reverse=True), study.profile.nulls
-    pair, seed = study.profile.positions.pair, study.profile.seed
+    shown = sorted(study.profile.positions.shown, reverse=True)
 
     def measure() -> pd.DataFrame:
-        trained = _held(study)
-        available = len(trained[0][0])
-        kept = {None: np.ones(available, bool)}
-        kept |= {t: positions.thinning(study.batches(pair).pieces, t, seed)[:available] for t in shown}
-        aligned, permuted = {}, {}
-        for t, rows in kept.items():
-            some = positions.selected(trained, rows)
-            aligned[t] = _match(study, some)
-            permuted[t] = [_match(study, _permuted(some, one)) for one in seeds.permutation_seeds]
-        del trained, some  # one network at a time
-        untrained = {t: [] for t in kept}
-        for one in seeds.untrained_seeds:
-            batches = _held(study, one)
-            for t, rows in kept.items():
-                untrained[t].append(_match(study, positions.selected(batches, rows)))
-        table = pd.DataFrame([_thinned(t, aligned[t], untrained[t], permuted[t], seeds.quantile) for t in kept])
-        fewer = available / table["positions"]
+        matched = _matched(study)
+        everything = max(one.over for one in matched)
+        table = pd.DataFrame([
+            _thinned(t, [one for one in matched if one.over == (t or everything)], study.profile.nulls.quantile)
+            for t in (None, *shown)
+        ])  # fmt: skip
+        fewer = table["positions"][0] / table["positions"]
         return table.assign(permuted_scaled=table["permuted_high"][0] * fewer**0.5)
 
     return _kept(study, "by_thinning", {"shown": shown}, measure)
 
 
-def _thinned(t: float | None, aligned: pd.DataFrame, untrained: list, permuted: list, quantile: float) -> dict:
-    high = [nulls.threshold(tables, quantile) for tables in (untrained, permuted)]
+def _thinned(t: float | None, matched: list["Matched"], quantile: float) -> dict:
+    by_kind = {
+        what: [one.table for one in matched if one.what == what] for what in ("aligned", "untrained", "permuted")
+    }
+    aligned, untrained = by_kind["aligned"][0], by_kind["untrained"]
+    high = [nulls.threshold(tables, quantile) for tables in (untrained, by_kind["permuted"])]
     return {
         "t": t, "positions": aligned.attrs["positions"], "pairs": len(aligned),
         "strict": len(nulls.calibrated(aligned, max(high))), "mean": aligned["correlation"].mean(),
@@ -153,21 +128,60 @@ def by_outliers(study: Study) -> pd.DataFrame:
     """
     planted, seed = study.profile.positions.planted, study.profile.nulls.permutation_seeds[0]
 
-    def row(trained: HeldBatches, share: float, size: float) -> dict:
-        batches = positions.planted(trained, share, size, study.profile.seed) if size else trained
-        ((a, b),) = batches
-        return {
-            "share": share, "size": size, "aligned": len(_match(study, batches)),
-            "permuted": len(_match(study, _permuted(batches, seed))),
-            "directions_a": positions.participation_ratio(a), "directions_b": positions.participation_ratio(b),
-        }  # fmt: skip
+    def row(batches: HeldBatches, share: float, size: float, aligned: pd.DataFrame, permuted: pd.DataFrame) -> dict:
+        directions_a, directions_b = map(positions.participation_ratio, batches[0])
+        counts = {"aligned": len(aligned), "permuted": len(permuted)}
+        return {"share": share, "size": size, **counts, "directions_a": directions_a, "directions_b": directions_b}
 
     def measure() -> pd.DataFrame:
+        matched = _matched(study)
+        everything = {(one.what, one.draw): one.table for one in matched if one.over == max(m.over for m in matched)}
         trained = _held(study)
-        settings = [(share, size) for share in planted.shares for size in planted.sizes]
-        return pd.DataFrame([row(trained, share, size) for share, size in [(0, 0), *settings]])
+        rows = [row(trained, 0, 0, everything["aligned", 0], everything["permuted", seed])]
+        for share, size in product(planted.shares, planted.sizes):
+            batches = positions.planted(trained, share, size, study.profile.seed)
+            rows.append(row(batches, share, size, _match(study, batches), _match(study, _permuted(batches, seed))))
+        return pd.DataFrame(rows)
 
     return _kept(study, "by_outliers", planted.model_dump(), measure)
+
+
+class Matched(NamedTuple):
+    """What is matched over some positions: the first so many, or those that thinning with a t (a float) keeps of all."""
+
+    over: int | float
+    what: str  # aligned, untrained, permuted or shifted
+    draw: int
+    table: pd.DataFrame
+
+
+@lru_cache(maxsize=1)
+def _matched(study: Study) -> list[Matched]:
+    """All that is matched for the section, one network read at a time, but for the planted outliers."""
+    settings, seeds = study.profile.positions, study.profile.nulls
+    parts, found = len(seeds.permutation_seeds) + 1, []
+    for untrained_seed in (None, *seeds.untrained_seeds):
+        batches = _held(study, untrained_seed)
+        available = len(batches[0][0])
+        rows = {budget: slice(budget) for budget in sorted(min(budget, available) for budget in settings.budgets)}
+        for t in sorted(settings.shown, reverse=True):
+            rows[t] = positions.thinning(study.pieces(settings.pair), t, study.profile.seed)[:available]
+        for over, some in rows.items():
+            some = positions.selected(batches, some)
+            if untrained_seed is not None:
+                found.append(Matched(over, "untrained", untrained_seed, _match(study, some)))
+                continue
+            found.append(Matched(over, "aligned", 0, _match(study, some)))
+            found += [
+                Matched(over, "permuted", seed, _match(study, _permuted(some, seed)))
+                for seed in seeds.permutation_seeds
+            ]
+            if isinstance(over, int):
+                found += [
+                    Matched(over, "shifted", by, _match(study, positions.shifted(some, by)))
+                    for by in (over * part // parts for part in range(1, parts))
+                ]
+    return found
 
 
 def _permuted(batches: HeldBatches, seed: int) -> nulls.Permuted:
@@ -193,8 +207,9 @@ def _kept(study: Study, name: str, parameters: dict, measure: Callable[[], pd.Da
 
 def _held(study: Study, untrained_seed: int | None = None) -> HeldBatches:
     """The pair's activations over the positions of the section, as one batch."""
-    most, parts, held = max(study.profile.positions.budgets), [], 0
-    batches = study.batches(study.profile.positions.pair, untrained_seed=untrained_seed)
+    pair, most = study.profile.positions.pair, max(study.profile.positions.budgets)
+    batches = study.trained(pair) if untrained_seed is None else study.batches(pair, None, untrained_seed)
+    parts, held = [], 0
     for a, b in batches:
         parts.append((a, b))
         held += len(a)

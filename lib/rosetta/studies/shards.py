@@ -28,6 +28,7 @@ from rosetta.matching.activations import AlignedBatches
 from rosetta.matching.cost import cheaper
 from rosetta.matching.mutual import match_table, matching
 from rosetta.matching.positions import thinning
+from rosetta.matching.rates import PRESETS
 from rosetta.matching.rounds import Round
 from rosetta.profiles.profile import Profile
 from rosetta.results import made_by
@@ -147,7 +148,8 @@ class Job:
         """The way of matching from its start, and why it was chosen."""
         profile, sizes = self.study.profile, self._neurons()
         memory = int(profile.memory_gb * 2**30)
-        method, why = cheaper(*sizes, len(self.segment), memory)
+        # By one device's rates, wherever this runs: all jobs of a match must choose alike.
+        method, why = cheaper(*sizes, len(self.segment), memory, rates=PRESETS["H200"])
         way = matching(*sizes, max(profile.k), method, twin=True, memory_bytes=memory, device=self.study.device)
         return way, {"why": why}
 

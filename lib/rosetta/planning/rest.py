@@ -1,0 +1,196 @@
+"""What the rest of a profile costs: Figure 33's sweep, kurtosis, contexts, labels, filtering; and what all of it keeps on disk.
+
+The simulations of section 4.3 depend on no model and are not reckoned.
+"""
+
+from math import ceil
+
+import pandas as pd
+
+from rosetta.matching.cost import TABLE_BYTES, Cost, Stage, costs, exact
+from rosetta.matching.mutual import top_k
+from rosetta.models.load import ROOT
+from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak
+from rosetta.planning.runs import reading
+from rosetta.planning.sizes import size
+from rosetta.profiles.profile import Profile
+from rosetta.studies.table1 import ORACLE, OTHER, RANDOM, ROSETTA
+
+#: Tokens of CodeSearchNet's JavaScript training functions, and their share of all (Appendix F): what a pool is that is
+#: taken as it is.
+POOL_TOKENS, TARGET_SHARE = 16e6, 0.06
+#: Bytes moved for each cosine of the kurtosis; its products are float64, at half the rate of float32.
+KURTOSIS_BYTES, FLOAT64 = 22, 2
+#: Bytes moved for each activation among which the strongest contexts are sought.
+CONTEXT_BYTES = 16
+#: FLOP of continued pretraining for each parameter and token: forward, and backward to the activations; with rank-1 LoRA
+#: the weights themselves have no gradient.
+TRAINING_FLOP = 4
+#: Bytes of 16-bit activations that training holds for each token, layer and unit (Korthikanti et al., 2022), and of float32
+#: logits and their gradient for each token of the vocabulary.
+TRAINING_BYTES, LOGIT_BYTES = 34, 8
+#: Neurons of either population that notebook 05 shows with their labels.
+SHOWN = 4
+#: On disk: a number of a checkpoint; a row of a table of contexts without its text; bytes of text a token.
+CHECKPOINT_BYTES, CONTEXT_ROW, TEXT_BYTES = 2, 64, 4
+
+
+def others(profile: Profile, node: Node) -> pd.DataFrame:
+    """What a profile asks for beside its matchings, a row each.
+
+    Returns
+    -------
+    DataFrame
+        ``run, what``; ``tokens`` read, ``flop, bytes, seconds``; ``device`` (the fullest), its ``peak`` and how many bytes are
+        ``missing`` there; ``requests`` to a chat endpoint.
+    """
+    rows = [_sweep(profile, node)]
+    rows += [_kurtosis(profile, node, name) for name in kurtosis_models(profile)]
+    rows += [_contexts(profile, node, name) for name in contexts_models(profile)]
+    rows += [_scores(profile, node), _training(profile, node)]
+    asked = [dict.fromkeys(rows[0], 0) | row for row in requests(profile)]
+    return pd.DataFrame([*rows, *asked])
+
+
+def kurtosis_models(profile: Profile) -> list[str]:
+    """Those of notebook 05: along each family's curve."""
+    families = profile.properties.rosetta
+    return list(dict.fromkeys(name for family in families for name, _ in profile.family_points(family)))
+
+
+def contexts_models(profile: Profile) -> list[str]:
+    """Those of notebooks 05 to 07: along the curves of `firing`, the explorer's anchor and the model whose neurons filter."""
+    along = [name for family in profile.properties.firing for name, _ in profile.family_points(family)]
+    return list(dict.fromkeys([*along, profile.anchor(profile.explorer.point), profile.filtering.scorer]))
+
+
+def _row(run: str, what: str, tokens: float, stages: list[Stage], loads: list, node: Node) -> dict:
+    device, lack = missing(loads, node)
+    return {
+        "run": run, "what": what, "tokens": tokens, "flop": sum(stage.flop for stage in stages),
+        "bytes": sum(stage.memory for stage in stages), "seconds": sum(stage.seconds(node.rates) for stage in stages),
+        "device": device, "peak": loads[device].total, "missing": lack, "requests": 0,
+    }  # fmt: skip
+
+
+def _sweep(profile: Profile, node: Node) -> dict:
+    pair, budgets = profile.token_sweep.pair, sorted(profile.token_sweep.tokens)
+    made = sweep(profile, node)
+    read = [
+        Stage("read", *(cost.readings * work for work in reading(profile, pair, tokens)[1:])) for tokens, cost in made
+    ]
+    stages = [*read, *(stage for _, cost in made for stage in cost.stages)]
+    tokens = sum(cost.readings * tokens for tokens, cost in made)
+    largest = max((cost for _, cost in made), key=lambda cost: cost.memory)
+    methods = "/".join(dict.fromkeys(cost.method for _, cost in made))
+    what = f"Figure 33, {len(budgets)} budgets to {budgets[-1]:,} tokens, {methods}"
+    return _row(" + ".join(pair), what, tokens, stages, peak(profile, pair, node, largest), node)
+
+
+def sweep(profile: Profile, node: Node) -> list[tuple[int, Cost]]:
+    """The matchings of Figure 33, (tokens, cost): one whose sums are read off at each budget where ``memory_gb`` holds the
+    table, otherwise one a budget by the quickest method."""
+    n_a, n_b = (profile.models[name].neurons for name in profile.token_sweep.pair)
+    budgets, memory = sorted(profile.token_sweep.tokens), memory_bytes(profile)
+    whole = exact(n_a, n_b, budgets[-1], memory)
+    if whole.readings == 1:
+        table = n_a * n_b * (len(budgets) - 1)
+        again = Stage("search", search=table, memory=TABLE_BYTES * table)
+        return [(budgets[-1], whole._replace(stages=(*whole.stages, again)))]
+    made = []
+    for tokens in budgets:
+        once = reading(profile, profile.token_sweep.pair, tokens).seconds(node.rates)
+        of = costs(n_a, n_b, tokens, memory).values()
+        made.append((tokens, min(of, key=lambda cost: cost.seconds(node.rates) + cost.readings * once)))
+    return made
+
+
+def _kurtosis(profile: Profile, node: Node, name: str) -> dict:
+    of = size(profile.models[name])
+    cosines = 2 * of.neurons * of.vocabulary  # once more with the final norm's gain
+    work = Stage("kurtosis", float32=FLOAT64 * 2 * cosines * of.hidden, memory=KURTOSIS_BYTES * cosines)
+    return _row(name, "kurtosis over the vocabulary", 0, [work], peak(profile, [name], node), node)
+
+
+def _contexts(profile: Profile, node: Node, name: str) -> dict:
+    tokens = profile.contexts.tokens
+    top = Stage("top", memory=CONTEXT_BYTES * tokens * profile.models[name].neurons)
+    stages = [reading(profile, (name,), tokens), top]
+    return _row(name, "top-activating contexts", tokens, stages, peak(profile, [name], node), node)
+
+
+def _pool(profile: Profile) -> tuple[float, float]:
+    """Tokens of the pool that is filtered, and of the target's in it."""
+    filtering = profile.filtering
+    if filtering.tokens is None:
+        return POOL_TOKENS / TARGET_SHARE, POOL_TOKENS
+    return filtering.tokens, filtering.share * filtering.tokens
+
+
+def _scores(profile: Profile, node: Node) -> dict:
+    scorer = profile.filtering.scorer
+    tokens = _pool(profile)[0] + 2 * (profile.filtering.test_tokens or 0)
+    loads = peak(profile, [scorer], node)
+    return _row(scorer, "scores of the pool", tokens, [reading(profile, (scorer,), tokens)], loads, node)
+
+
+def _training(profile: Profile, node: Node) -> dict:
+    filtering, training = profile.filtering, profile.filtering.training
+    of, budget = size(profile.models[filtering.learner]), _pool(profile)[1]
+    runs = len((RANDOM, OTHER, ROSETTA, ORACLE)) * len(filtering.seeds)
+    sequences = ceil(budget / training.sequence_length)
+    tokens = runs * sequences * training.sequence_length
+    work = Stage("train", **{_product(profile): TRAINING_FLOP * of.parameters * tokens})
+    per_token = TRAINING_BYTES * of.layers * of.hidden + LOGIT_BYTES * of.vocabulary
+    loads = peak(profile, [filtering.learner], node)
+    held = training.micro_batch * training.sequence_length * per_token
+    loads[0] = loads[0]._replace(batch=held)
+    return _row(filtering.learner, f"continued pretraining, {runs} runs", tokens, [work], loads, node)
+
+
+def _product(profile: Profile) -> str:
+    return "bfloat16" if itemsize(profile) == 2 else "float32"
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Labels
+
+
+def requests(profile: Profile) -> list[dict]:
+    """Questions to a chat endpoint, one a neuron and at most so many: none is asked twice, and none where labels are offline."""
+    if profile.labels.kind != "chat":
+        return []
+    scorer, point = profile.filtering.scorer, profile.explorer.point
+    anchor = profile.anchor(point)
+    rosetta = {pair: expected_pairs(profile, pair) for pair in [profile.filtering.pair, *profile.pairs_of(point)]}
+    page = min(profile.explorer.neurons, sum(rosetta[pair] for pair in profile.pairs_of(point)))
+    by_run = {
+        (scorer, "labels of the neurons that 05 shows"): 2 * SHOWN,
+        (anchor, "labels of the explorer's neurons (06)"): page,
+        (scorer, "labels of all Rosetta Neurons (07)"): rosetta[profile.filtering.pair],
+        (scorer, "labels of a layer's other neurons (07)"): profile.models[scorer].mlp_width,
+    }
+    return [{"run": run, "what": what, "requests": count} for (run, what), count in by_run.items()]
+
+
+def expected_pairs(profile: Profile, pair: tuple[str, str]) -> int:
+    """Rosetta Neurons of a pair: those kept already, or as many as the embedded models' published power law leads to."""
+    kept = ROOT / "results" / profile.name / "matches" / f"{pair[0]}--{pair[1]}.parquet"
+    if kept.is_file():
+        return len(top_k(pd.read_parquet(kept, columns=["rank_a", "rank_b"]), 1))
+    laws = pd.read_csv(ROOT / "figures" / "fits.csv").query("count == 'raw'").set_index("curve")
+    law = laws.loc[profile.k_curve] if profile.k_curve in laws.index else laws.iloc[0]
+    return ceil(law.c * profile.neurons(pair) ** law.alpha)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Disk
+
+
+def disk(profile: Profile) -> dict[str, float]:
+    """Bytes on disk: the models' checkpoints in 16 bits, and tables of contexts; what else is kept is small."""
+    checkpoints = sum(CHECKPOINT_BYTES * size(spec).parameters for spec in profile.models.values())
+    n, tokens = profile.contexts.n, profile.contexts.tokens
+    rows = sum(n * profile.models[name].neurons for name in contexts_models(profile))
+    texts = TEXT_BYTES * tokens * len(contexts_models(profile))
+    return {"checkpoints": float(checkpoints), "contexts": float(CONTEXT_ROW * rows + texts)}

@@ -1,0 +1,118 @@
+"""What the matchings of a profile cost: every pair, trained and under both nulls, by the method that costs least."""
+
+import pandas as pd
+
+from rosetta.matching.cost import Cost, Stage, costs
+from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak, sequences
+from rosetta.planning.sizes import size
+from rosetta.profiles.profile import Profile
+
+#: A pair's variants: trained with its thinned twin, untrained with its own (4.2), and permuted (C.3).
+VARIANTS = ("trained", "untrained", "permuted")
+#: Under permutation all correlations are noise, which no sketch orders.
+IN_ORDER = ("exact", "bfloat16")
+
+
+def positions(profile: Profile, variant: str) -> int:
+    """Positions of a matching: at most as many as model A reads tokens, for none is shorter than a token."""
+    fewer = getattr(profile.nulls, "permuted_tokens", None) if variant == "permuted" else None
+    return min(profile.tokens, fewer or profile.tokens)
+
+
+def reading(profile: Profile, names: tuple[str, ...], tokens: int) -> Stage:
+    """One reading of so many tokens by some models."""
+    stages = [size(profile.models[name]).reading(tokens, profile.context, itemsize(profile)) for name in names]
+    return Stage("read", *(sum(getattr(stage, kind) for stage in stages) for kind in Stage._fields[1:]))
+
+
+def candidates(
+    profile: Profile, pair: tuple[str, str], variant: str, exact_share: float | None = None
+) -> dict[str, Cost]:
+    """What a matching costs by every method that can be, its readings of the text among the stages.
+
+    Of permuted positions, one draw's part: activations that ``memory_gb`` holds are read once for all draws.
+    """
+    n_a, n_b = (profile.models[name].neurons for name in pair)
+    count, memory = positions(profile, variant), memory_bytes(profile)
+    rows = {"rows": profile.rows} if hasattr(profile, "rows") else {}
+    of = costs(n_a, n_b, count, memory, max(profile.k), variant != "permuted", exact_share=exact_share, **rows)
+    asked = getattr(profile, "method", "auto")
+    allowed = IN_ORDER if variant == "permuted" else [asked] if asked in of else of
+    once = reading(profile, pair, count)
+    return {name: _with(of[name], once, _texts(profile, pair, variant, of[name])) for name in allowed}
+
+
+def _with(cost: Cost, once: Stage, times: float) -> Cost:
+    read = Stage("read", *(times * getattr(once, kind) for kind in Stage._fields[1:]))
+    return cost._replace(stages=(read, *cost.stages))
+
+
+def _texts(profile: Profile, pair: tuple[str, str], variant: str, cost: Cost) -> float:
+    """How often the text itself is read for one draw."""
+    if variant == "permuted" and held_bytes(profile, pair):
+        return 1 / len(profile.nulls.permutation_seeds)
+    return cost.readings
+
+
+def held_bytes(profile: Profile, pair: tuple[str, str]) -> int:
+    """The activations that all permutations are made of, where ``memory_gb`` holds them; or 0."""
+    neurons = sum(profile.models[name].neurons for name in pair)
+    held = itemsize(profile) * positions(profile, "permuted") * neurons
+    return held if held <= memory_bytes(profile) else 0
+
+
+def matching(
+    profile: Profile, pair: tuple[str, str], variant: str, node: Node, exact_share: float | None = None
+) -> dict:
+    """One row of `matchings`."""
+    draws = {"trained": [0], "untrained": profile.nulls.untrained_seeds, "permuted": profile.nulls.permutation_seeds}
+    of = candidates(profile, pair, variant, exact_share)
+    cost = min(of.values(), key=lambda one: one.seconds(node.rates))
+    held = held_bytes(profile, pair) if variant == "permuted" else 0
+    loads = peak(profile, pair, node, cost, held)
+    device, lack = missing(loads, node)
+    if not sequences(profile, pair):
+        lack = max(lack, peak(profile, pair, node)[device].batch)
+    return {
+        "run": " + ".join(pair), "variant": variant, "draws": len(draws[variant]),
+        "neurons_a": profile.models[pair[0]].neurons, "neurons_b": profile.models[pair[1]].neurons,
+        "positions": positions(profile, variant), "method": cost.method, "rows": cost.rows,
+        "exact_share": cost.exact_share, "readings": cost.readings, "sequences": sequences(profile, pair),
+        "flop": len(draws[variant]) * sum(stage.flop for stage in cost.stages),
+        "bytes": len(draws[variant]) * sum(stage.memory for stage in cost.stages),
+        "tables": cost.memory, "device": device, "peak": loads[device].total, "missing": lack,
+        "seconds": len(draws[variant]) * cost.seconds(node.rates),
+    }  # fmt: skip
+
+
+def matchings(profile: Profile, node: Node, exact_share: float | None = None) -> pd.DataFrame:
+    """Every pair of a profile in its variants, a row each.
+
+    Parameters
+    ----------
+    profile : Profile
+    node : Node
+    exact_share : float, optional
+        As of `cost.sketch`.
+
+    Returns
+    -------
+    DataFrame
+        ``run, variant, draws`` (seeds), ``neurons_a, neurons_b, positions`` (at most), ``method`` (the quickest there),
+        ``rows, exact_share, readings`` (of the positions, for each draw), ``sequences`` (of a batch), ``flop, bytes``
+        (of all draws, as ``seconds``), ``tables`` (bytes that ``memory_gb`` is asked for), ``device`` (the fullest),
+        its ``peak`` in bytes, and how many are ``missing`` there.
+    """
+    rows = [matching(profile, pair, variant, node, exact_share) for pair in profile.pairs for variant in VARIANTS]
+    return pd.DataFrame(rows)
+
+
+def stages(profile: Profile, node: Node, exact_share: float | None = None) -> pd.DataFrame:
+    """Every stage of every method, of each pair's trained matching: ``run, method, readings, stage``, its work and ``seconds``."""
+    return pd.DataFrame(
+        {"run": " + ".join(pair), "method": name, "readings": cost.readings, "stage": stage.name, "flop": stage.flop,
+         "bytes": stage.memory, "seconds": stage.seconds(node.rates)}
+        for pair in profile.pairs
+        for name, cost in candidates(profile, pair, "trained", exact_share).items()
+        for stage in cost.stages
+    )  # fmt: skip
