@@ -27,14 +27,17 @@ def is_as(table: pd.DataFrame, expected: pd.DataFrame) -> None:
     np.testing.assert_allclose(both["correlation"], both["correlation_expected"], rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("of", "sequences"), [(1, 32), (2, 3), (5, 32)])
-def test_the_same_pairs_for_any_number_of_shards_and_any_batch(profile, tmp_path, of, sequences):
+@pytest.mark.parametrize(
+    ("of", "sequences", "method"), [(1, 32, "exact"), (2, 3, "bfloat16"), (5, 32, "sketch"), (2, 32, "sketch")]
+)
+def test_the_same_pairs_for_any_number_of_shards_and_any_batch(profile, tmp_path, monkeypatch, of, sequences, method):
+    monkeypatch.setattr(shards, "cheaper", lambda *sizes, rates: (method, "asked for"))
     alone = Study(str(profile(segments_per_document=None)), tmp_path / "alone")
     path = profile("cut", segments_per_document=None, sequences_per_batch=sequences)
     tables = matched_in_shards(shards.Job(Study(str(path), tmp_path / "shards"), PAIR), tmp_path, of)
     for table, expected in zip(tables, (alone.matches(PAIR), alone.thinned_matches(PAIR)), strict=True):
         is_as(table, expected)
-        assert table.attrs["positions"] == expected.attrs["positions"]
+        assert table.attrs["positions"] == expected.attrs["positions"] and table.attrs["method"] == method
 
 
 def test_the_notebooks_find_the_tables_made(profile, tmp_path, monkeypatch):

@@ -15,7 +15,6 @@ The jobs are Snakemake's (``workflow/shards.smk``). Each is a command::
 import argparse
 import logging
 from collections.abc import Generator, Sequence
-from copy import deepcopy
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -163,10 +162,10 @@ class Job:
             return None, end.value
         return empty, None
 
-    def _joined(self, empty: Round, shares: Sequence[Path], number: int) -> Round:
-        whole = deepcopy(empty)
+    def _joined(self, whole: Round, shares: Sequence[Path], number: int) -> Round:
+        """An empty round, with all shares added."""
         for i, path in enumerate(shares, 1):
-            whole.join(deepcopy(empty).restore(path, **self.parameters, round=number, shard=[i, len(shares)]))
+            whole.join(whole.empty().restore(path, **self.parameters, round=number, shard=[i, len(shares)]))
         if whole.positions != len(self.segment):
             raise ValueError(
                 f"{len(shares)} shards of {self.pair[0]} and {self.pair[1]} hold {whole.positions} positions; the text has "
