@@ -157,8 +157,16 @@ def job_at_work(results: Path, share: str) -> str:
 
 
 def test_shards_on_a_cluster_one_of_them_killed_give_what_they_give_here(cluster, profile, tmp_path):
-    path, results = profile(shards=2), tmp_path / "cluster"
-    table = results / path.stem / "matches" / f"{'--'.join(PAIR)}.parquet"
+    path, results, pair = profile(shards=2), tmp_path / "cluster", "--".join(PAIR)
+    here = Study(str(path), tmp_path / "here")
+    matched_in_shards(Job(here, PAIR), tmp_path, 2)
+    expected = {file.name: file.read_bytes() for file in (here.folder / "matches").glob("*.parquet")}
+    assert len(expected) == 2
+
+    shards, table = results / path.stem / "shards" / pair, results / path.stem / "matches" / f"{pair}.parquet"
+    shards.mkdir(parents=True)
+    cut = shards / "screen.2-of-2.safetensors"
+    cut.write_bytes((tmp_path / "screen.2-of-2").read_bytes()[:-100])
     process = snakemake(results, str(table), *HERE, "--slurm-logdir", str(tmp_path / "logs"), profile=path)
     try:
         number = wait_for(lambda: job_at_work(results, "1-of-2"), cluster, 120)
@@ -169,15 +177,12 @@ def test_shards_on_a_cluster_one_of_them_killed_give_what_they_give_here(cluster
     finally:
         process.kill()
     assert process.returncode == 0, output
-    # Verify shards may end in any order; what failed is told of, and what it was when it was tried again.
+    assert re.search(rf"^{cut} cannot be read .*; it is made again$", output, re.MULTILINE)
+    # Shards of a round may end in any order.
     told = sorted(re.findall(r"^\[\d/6\] (?:shards|matches) \S+ ?(\S*) +\d+ s(  FAILED)?$", output, re.MULTILINE))
     assert told == sorted([
         ("screen.1-of-2", "  FAILED"), ("screen.1-of-2", ""), ("screen.2-of-2", ""), ("screened", ""),
         ("verify.1-of-2", ""), ("verify.2-of-2", ""), ("", ""),
     ])  # fmt: skip
-
-    here = Study(str(path), tmp_path / "here")
-    matched_in_shards(Job(here, PAIR), tmp_path, 2)
-    expected = {file.name: file.read_bytes() for file in (here.folder / "matches").glob("*.parquet")}
-    assert len(expected) == 2 and {file.name: file.read_bytes() for file in table.parent.glob("*.parquet")} == expected
-    assert not list((results / path.stem / "shards").rglob("*.safetensors"))  # they were for the tables only
+    assert {file.name: file.read_bytes() for file in table.parent.glob("*.parquet")} == expected
+    assert not list(shards.glob("*.safetensors"))  # they were for the tables only
