@@ -99,7 +99,7 @@ def by_products(
     Parameters
     ----------
     n_a, n_b, k, candidates, errors, seed, memory_bytes, device
-        As for `by_sketches`; by default 16 candidates, or twice k if that is more.
+        As for `by_sketches`; by default 32 candidates, or three times k if that is more.
     twin : bool
         Whether the positions that are kept are matched apart, too.
 
@@ -108,7 +108,7 @@ def by_products(
     list of (Neighbours, Neighbours, dict)
         Over all positions and, of twins, over those that are kept.
     """
-    candidates, errors = _options(n_a, n_b, k, 1, candidates or max(16, 2 * k), errors)
+    candidates, errors = _options(n_a, n_b, k, 1, candidates or max(32, 3 * k), errors)
     screens = [
         ([_Top(n, candidates, device) for n in (n_a, n_b)], Sample.draw(n_a, n_b, seed)) for _ in range(1 + twin)
     ]
