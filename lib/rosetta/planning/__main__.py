@@ -158,8 +158,8 @@ def _column(name: str, values: pd.Series, units: dict[str, float]) -> dict[str, 
 
 
 def _unit(values: pd.Series, units: dict[str, float]) -> tuple[str, float]:
-    """The largest unit in which the largest value is above 10, or the smallest there is."""
-    *fitting, smallest = [(name, value) for name, value in units.items() if values.max() >= 10 * value] + [
+    """The largest unit in which the largest value is 2 or more, or the smallest there is."""
+    *fitting, smallest = [(name, value) for name, value in units.items() if values.max() >= 2 * value] + [
         list(units.items())[-1]
     ]
     return fitting[0] if fitting else smallest

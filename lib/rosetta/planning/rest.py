@@ -4,6 +4,7 @@ The simulations of section 4.3 depend on no model and are not reckoned.
 """
 
 from math import ceil
+from pathlib import Path
 
 import pandas as pd
 
@@ -173,9 +174,14 @@ def requests(profile: Profile) -> list[dict]:
     return [{"run": run, "what": what, "requests": count} for (run, what), count in by_run.items()]
 
 
+def kept_matches(profile: Profile, pair: tuple[str, str]) -> Path:
+    """Where the MatchTable of a pair is kept."""
+    return ROOT / "results" / profile.name / "matches" / f"{pair[0]}--{pair[1]}.parquet"
+
+
 def expected_pairs(profile: Profile, pair: tuple[str, str]) -> int:
     """Rosetta Neurons of a pair: those kept already, or as many as the embedded models' published power law leads to."""
-    kept = ROOT / "results" / profile.name / "matches" / f"{pair[0]}--{pair[1]}.parquet"
+    kept = kept_matches(profile, pair)
     if kept.is_file():
         return len(top_k(pd.read_parquet(kept, columns=["rank_a", "rank_b"]), 1))
     laws = pd.read_csv(ROOT / "figures" / "fits.csv").query("count == 'raw'").set_index("curve")
