@@ -6,7 +6,7 @@ import pytest
 
 from rosetta.matching.rates import GIB
 from rosetta.planning.nodes import Node
-from rosetta.planning.plan import DoesNotFit, check, plan, refusals
+from rosetta.planning.plan import DoesNotFit, check, plan, refusals, remedy
 from rosetta.profiles import load
 
 LARGEST = "opt-30b + qwen2.5-32b"
@@ -42,12 +42,12 @@ def test_one_h200_holds_all_but_the_largest_pair(paper):
 
 
 def test_less_memory_for_tables_is_what_would_do(paper):
-    greedy = paper.model_copy(update={"memory_gb": 120})
-    said = refusals(planned(greedy, "H200")[0])["pythia-160m + gpt2-124m"]
+    greedy, run = paper.model_copy(update={"memory_gb": 120}), "pythia-6.9b + opt-6.7b"
+    said = refusals(planned(greedy, "H200")[0])[run]
     memory = float(re.search(r"it would with memory_gb: ([\d.]+)$", said)[1])
     assert memory < 120
     modest = planned(greedy.model_copy(update={"memory_gb": memory}), "H200")[0]
-    assert "pythia-160m + gpt2-124m" not in {*modest.lacking["run"]}
+    assert run not in {*modest.lacking["run"]}
 
 
 def test_models_that_are_spread_are_what_would_do(paper):
@@ -65,5 +65,4 @@ def test_a_device_that_is_not_there_is_named(paper):
 
 def test_where_nothing_would_do_it_is_said(paper):
     endless = paper.model_copy(update={"context": 10**7})
-    said = refusals(planned(endless, "H200")[0])["pythia-160m + opt-125m"]
-    assert "take smaller models, contexts or budgets" in said
+    assert "take smaller models, contexts or budgets" in remedy(endless, Node.named("H200"), LARGEST)
