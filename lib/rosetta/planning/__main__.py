@@ -120,12 +120,20 @@ def _sums(one: Plan) -> str:
 
 
 def _uncertified(one: Plan, run: str) -> str:
-    """What screening by sketches is taken to leave open, and what the largest run would take if it left nothing."""
-    certified = runs.candidates(one.profile, tuple(run.split(" + ")), "trained", EXACT_SHARE)["sketch"]
+    """What sketches are taken to leave open, and what the largest run would take if it left nothing."""
+    asked = one.profile.matching
+    told = (
+        f"Sketches are taken to verify {VERIFIED['sketch'][0]} candidates a neuron and to leave "
+        f"{min(EXACT_SHARE, asked.exact_share):.2%} of a table to be done exactly"
+    )
+    if asked.exact_share >= EXACT_SHARE:
+        return f"{told}, as much as was seen of the embedded models."
+    certain = one.profile.model_copy(update={"matching": asked.model_copy(update={"exact_share": 1.0})})
+    certified = runs.candidates(certain, tuple(run.split(" + ")), "trained")["sketch"]
     return (
-        f"Sketches are taken to verify {VERIFIED['sketch'][0]} candidates a neuron and to do exactly as much of a table as "
-        f"memory_gb holds at once, at most {EXACT_SHARE:.0%}; neurons beyond that stay uncertified. With {EXACT_SHARE:.0%}, "
-        f"{run} would take {certified.readings} readings and {_amount(certified.seconds(one.node.rates), 3600)} hours."
+        f"{told}: exact_share; where they leave more, the neurons left open are in no pair. With {EXACT_SHARE:.0%}, as much as "
+        f"was seen of the embedded models, {run} would take {certified.readings} readings and "
+        f"{_amount(certified.seconds(one.node.rates), 3600)} hours."
     )
 
 

@@ -35,20 +35,9 @@ class Plan(NamedTuple):
         return both.loc[both["missing"] > 0, ["run", "what", "device", "peak", "missing"]]
 
 
-def plan(profile: Profile, node: Node, exact_share: float | None = None) -> Plan:
-    """Reckon all runs of a profile on a machine; nothing is loaded but configurations.
-
-    Parameters
-    ----------
-    profile : Profile
-    node : Node
-    exact_share : float, optional
-        Of a table, what a screening does exactly in the end (`cost.sketch`).
-    """
-    return Plan(
-        profile, node, runs.matchings(profile, node, exact_share), runs.stages(profile, node, exact_share),
-        rest.others(profile, node),
-    )  # fmt: skip
+def plan(profile: Profile, node: Node) -> Plan:
+    """Reckon all runs of a profile on a machine; nothing is loaded but configurations."""
+    return Plan(profile, node, runs.matchings(profile, node), runs.stages(profile, node), rest.others(profile, node))
 
 
 def check(plans: Sequence[Plan]) -> None:

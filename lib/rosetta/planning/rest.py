@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from rosetta.matching.cost import TABLE_BYTES, Cost, Stage, costs, exact
+from rosetta.matching.cost import EXACT_SHARE, TABLE_BYTES, Cost, Stage, costs, exact
 from rosetta.matching.mutual import top_k
 from rosetta.models.load import ROOT
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak
@@ -101,7 +101,9 @@ def sweep(profile: Profile, node: Node) -> list[tuple[int, Cost]]:
     made = []
     for tokens in budgets:
         once = reading(profile, profile.token_sweep.pair, tokens).seconds(node.rates)
-        of = costs(n_a, n_b, tokens, memory).values()
+        asked = profile.matching
+        of = costs(n_a, n_b, tokens, memory, rows=asked.rows, exact_share=min(EXACT_SHARE, asked.exact_share))
+        of = [of[asked.method]] if asked.method in of else of.values()
         made.append((tokens, min(of, key=lambda cost: cost.seconds(node.rates) + cost.readings * once)))
     return made
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from rosetta.matching.cost import Cost, Stage, costs
+from rosetta.matching.cost import EXACT_SHARE, Cost, Stage, costs
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak, sequences
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
@@ -33,21 +33,19 @@ def reading(profile: Profile, names: tuple[str, ...], tokens: int) -> Stage:
     return Stage("read", *(sum(getattr(stage, kind) for stage in stages) for kind in Stage._fields[1:]))
 
 
-def candidates(
-    profile: Profile, pair: tuple[str, str], variant: str, exact_share: float | None = None
-) -> dict[str, Cost]:
+def candidates(profile: Profile, pair: tuple[str, str], variant: str) -> dict[str, Cost]:
     """What a matching costs by every method that can be, its readings of the text among the stages.
 
     Of a reading that several share, one's part.
     """
     n_a, n_b = (profile.models[name].neurons for name in pair)
-    count, memory = positions(profile, variant), memory_bytes(profile)
-    rows = {"rows": profile.rows} if hasattr(profile, "rows") else {}
+    count, asked = positions(profile, variant), profile.matching
     of = costs(
-        n_a, n_b, count, memory, max(profile.k), variant in ("trained", "untrained"), exact_share=exact_share, **rows
-    )
-    asked = getattr(profile, "method", "auto")
-    allowed = IN_ORDER if variant == "permuted" else [asked] if asked in of else of
+        n_a, n_b, count, memory_bytes(profile), max(profile.k), variant in ("trained", "untrained"), asked.rows,
+        min(EXACT_SHARE, asked.exact_share),
+    )  # fmt: skip
+    can = [name for name in of if variant != "permuted" or name in IN_ORDER]
+    allowed = [asked.method] if asked.method in can else can
     once = reading(profile, pair, count)
     return {name: _with(of[name], once, _texts(profile, pair, variant, of[name])) for name in allowed}
 
@@ -59,27 +57,27 @@ def _with(cost: Cost, once: Stage, times: float) -> Cost:
 
 def _texts(profile: Profile, pair: tuple[str, str], variant: str, cost: Cost) -> float:
     """How often the text itself is read for one draw."""
-    if variant == "untrained" or not held_bytes(profile, pair, variant):
+    if not held_bytes(profile, pair, variant):
         return cost.readings
-    sharing = [
-        one for one in draws(profile) if one != "untrained" and positions(profile, one) == positions(profile, variant)
-    ]
-    return 1 / sum(draws(profile)[one] for one in sharing)
+    if variant == "untrained":
+        return 1
+    same = [one for one in draws(profile) if positions(profile, one) == positions(profile, variant)]
+    return 1 / sum(draws(profile)[one] for one in same if one != "untrained")
 
 
 def held_bytes(profile: Profile, pair: tuple[str, str], variant: str) -> int:
-    """The trained models' activations, which are read once for all that is matched over them where ``memory_gb`` holds them
-    (`Study.trained`); or 0."""
+    """Activations that are read once for all that is matched over them where ``memory_gb`` holds them; or 0.
+
+    Those of untrained models lie beside those of the trained (`Study.trained`).
+    """
     neurons = sum(profile.models[name].neurons for name in pair)
-    held = itemsize(profile) * positions(profile, variant) * neurons
-    return held if variant != "untrained" and held <= memory_bytes(profile) else 0
+    held = itemsize(profile) * positions(profile, variant) * neurons * (1 + (variant == "untrained"))
+    return held if held <= memory_bytes(profile) else 0
 
 
-def matching(
-    profile: Profile, pair: tuple[str, str], variant: str, node: Node, exact_share: float | None = None
-) -> dict:
+def matching(profile: Profile, pair: tuple[str, str], variant: str, node: Node) -> dict:
     """One row of `matchings`."""
-    of = candidates(profile, pair, variant, exact_share)
+    of = candidates(profile, pair, variant)
     cost = min(of.values(), key=lambda one: one.seconds(node.rates))
     loads = peak(profile, pair, node, cost, held_bytes(profile, pair, variant))
     device, lack = missing(loads, node)
@@ -98,15 +96,13 @@ def matching(
     }  # fmt: skip
 
 
-def matchings(profile: Profile, node: Node, exact_share: float | None = None) -> pd.DataFrame:
+def matchings(profile: Profile, node: Node) -> pd.DataFrame:
     """Every pair of a profile in its variants, a row each.
 
     Parameters
     ----------
     profile : Profile
     node : Node
-    exact_share : float, optional
-        As of `cost.sketch`.
 
     Returns
     -------
@@ -116,16 +112,16 @@ def matchings(profile: Profile, node: Node, exact_share: float | None = None) ->
         (of all draws, as ``seconds``), ``tables`` (bytes that ``memory_gb`` is asked for), ``device`` (the fullest),
         its ``peak`` in bytes, and how many are ``missing`` there.
     """
-    rows = [matching(profile, pair, variant, node, exact_share) for pair in profile.pairs for variant in draws(profile)]
+    rows = [matching(profile, pair, variant, node) for pair in profile.pairs for variant in draws(profile)]
     return pd.DataFrame(rows)
 
 
-def stages(profile: Profile, node: Node, exact_share: float | None = None) -> pd.DataFrame:
+def stages(profile: Profile, node: Node) -> pd.DataFrame:
     """Every stage of every method, of each pair's trained matching: ``run, method, readings, stage``, its work and ``seconds``."""
     return pd.DataFrame(
         {"run": " + ".join(pair), "method": name, "readings": cost.readings, "stage": stage.name, "flop": stage.flop,
          "bytes": stage.memory, "seconds": stage.seconds(node.rates)}
         for pair in profile.pairs
-        for name, cost in candidates(profile, pair, "trained", exact_share).items()
+        for name, cost in candidates(profile, pair, "trained").items()
         for stage in cost.stages
     )  # fmt: skip
