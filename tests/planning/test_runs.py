@@ -53,7 +53,7 @@ def test_a_run_by_hand(micro):
     read, _, product, _ = found.stages
     assert read.float32 == once and product.float32 == 2 * 4608**2 * 40_000
     row = matchings(micro, node).set_index(["run", "variant"]).loc[(" + ".join(pair), "untrained")]
-    of = candidates(micro, pair, "untrained")
+    of = candidates(micro, pair, "untrained", 0.5)
     assert row.seconds == pytest.approx(3 * min(one.seconds(node.rates) for one in of.values()))
     assert row.flop == pytest.approx(3 * sum(stage.flop for stage in of[row.method].stages))
 

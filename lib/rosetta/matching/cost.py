@@ -227,7 +227,6 @@ def cheaper(
     rates: Rates = CORE,
     methods: Sequence[str] = ("exact", "bfloat16", "sketch"),
     reading: float = 0,
-    exact_share: float = 1.0,
 ) -> tuple[str, str]:
     """The method that is expected to cost least, and why.
 
@@ -249,8 +248,6 @@ def cheaper(
         Those to choose from, of `METHODS`.
     reading : float
         FLOP of reading a position, 0 where activations are at hand.
-    exact_share : float
-        Of the table, what may be done exactly where sketches do not decide.
 
     Returns
     -------
@@ -270,7 +267,7 @@ def cheaper(
     what += f" over {positions} positions"
     if 2 * n_a * n_b * positions < SMALL and down * across == 1:
         return "exact", f"{what}: too few to save anything"
-    of = costs(n_a, n_b, positions, memory_bytes, rows=rows, exact_share=min(EXACT_SHARE, exact_share))
+    of = costs(n_a, n_b, positions, memory_bytes, rows=rows)
     worth = fits and positions > 2 * rows  # or the positions themselves are hardly more than a sketch
     considered = [name for name in methods if name != "sketch" or worth]
     fewest = min(of[name].readings for name in considered)

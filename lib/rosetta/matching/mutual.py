@@ -164,7 +164,6 @@ def _matched(
         method, why = cheaper(
             n_a, n_b, positions_of(batches) or positions, memory_bytes, rows,
             iter(batches) is not batches, nominal(device), methods, getattr(batches, "flop", 0),
-            options.get("exact_share", 1.0),
         )  # fmt: skip
         logger.info("%s with %s: method '%s'; %s", *names, method, why)
         choice = {"why": why}

@@ -128,8 +128,7 @@ def _uncertified(one: Plan, run: str) -> str:
     )
     if asked.exact_share >= EXACT_SHARE:
         return f"{told}, as much as was seen of the embedded models."
-    certain = one.profile.model_copy(update={"matching": asked.model_copy(update={"exact_share": 1.0})})
-    certified = runs.candidates(certain, tuple(run.split(" + ")), "trained")["sketch"]
+    certified = runs.candidates(one.profile, tuple(run.split(" + ")), "trained", EXACT_SHARE)["sketch"]
     return (
         f"{told}: exact_share; where they leave more, the neurons left open are in no pair. With {EXACT_SHARE:.0%}, as much as "
         f"was seen of the embedded models, {run} would take {certified.readings} readings and "

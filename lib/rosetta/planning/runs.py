@@ -33,16 +33,19 @@ def reading(profile: Profile, names: tuple[str, ...], tokens: int) -> Stage:
     return Stage("read", *(sum(getattr(stage, kind) for stage in stages) for kind in Stage._fields[1:]))
 
 
-def candidates(profile: Profile, pair: tuple[str, str], variant: str) -> dict[str, Cost]:
+def candidates(
+    profile: Profile, pair: tuple[str, str], variant: str, exact_share: float | None = None
+) -> dict[str, Cost]:
     """What a matching costs by every method that can be, its readings of the text among the stages.
 
-    Of a reading that several share, one's part.
+    Of a reading that several share, one's part. `exact_share` is as of `cost.sketch`; by default `EXACT_SHARE`, or the
+    profile's if that is less.
     """
     n_a, n_b = (profile.models[name].neurons for name in pair)
     count, asked = positions(profile, variant), profile.matching
     of = costs(
         n_a, n_b, count, memory_bytes(profile), max(profile.k), variant in ("trained", "untrained"), asked.rows,
-        min(EXACT_SHARE, asked.exact_share),
+        min(EXACT_SHARE, asked.exact_share) if exact_share is None else exact_share,
     )  # fmt: skip
     can = [name for name in of if variant != "permuted" or name in IN_ORDER]
     allowed = [asked.method] if asked.method in can else can
@@ -77,8 +80,9 @@ def held_bytes(profile: Profile, pair: tuple[str, str], variant: str) -> int:
 
 def matching(profile: Profile, pair: tuple[str, str], variant: str, node: Node) -> dict:
     """One row of `matchings`."""
-    of = candidates(profile, pair, variant)
-    cost = min(of.values(), key=lambda one: one.seconds(node.rates))
+    # What is certain is not given up for a small gain: the choice is made as if all that sketches leave were done exactly.
+    certain = candidates(profile, pair, variant, EXACT_SHARE)
+    cost = candidates(profile, pair, variant)[min(certain, key=lambda name: certain[name].seconds(node.rates))]
     loads = peak(profile, pair, node, cost, held_bytes(profile, pair, variant))
     device, lack = missing(loads, node)
     if not sequences(profile, pair):
