@@ -55,6 +55,34 @@ def changed(*keys, to) -> dict:
     return content
 
 
+def of_the_hub(source: str) -> dict:
+    """The smoke profile with one model of the hub."""
+    return changed("models", "qwen-48x3", "source", to=source)
+
+
+def test_a_context_longer_than_a_models_own_is_refused_where_its_configuration_is_on_this_machine(hub_cache):
+    hub_cache("someone/short", {"model_type": "qwen2", "max_position_embeddings": 63})
+    hub_cache("someone/enough", {"model_type": "gpt2", "n_positions": 64})
+    with pytest.raises(ProfileError, match="context is 64, and model qwen-48x3 reads at most 63 tokens at a time"):
+        profiles.check(of_the_hub("someone/short"), "mine.yaml")
+    for source in ("someone/enough", "someone/never-fetched"):
+        assert profiles.check(of_the_hub(source), "mine.yaml").context == 64
+
+
+def test_sequences_that_the_learner_cannot_read_are_refused():
+    with pytest.raises(
+        ProfileError, match=r"sequence_length is 129, and filtering.learner, gpt2-32x2, reads at most 128"
+    ):
+        profiles.check(changed("filtering", "training", "sequence_length", to=129), "mine.yaml")
+
+
+def test_a_models_width_may_be_stated_for_planning():
+    stated = profiles.check(changed("models", "qwen-48x3", "hidden_size", to=50), "mine.yaml")
+    assert stated.models["qwen-48x3"].hidden_size == 50 and stated.models["opt-48x3"].hidden_size is None
+    with pytest.raises(ProfileError, match="hidden_size is 0; it must be a whole number of at least 1"):
+        profiles.check(changed("models", "qwen-48x3", "hidden_size", to=0), "mine.yaml")
+
+
 @pytest.mark.parametrize("name", SHIPPED)
 def test_every_shipped_profile_loads(name):
     profile = profiles.load(name)

@@ -66,7 +66,7 @@ def test_what_the_map_names_is_public_and_a_figures_function_is_called_by_its_no
 
 def test_the_librarys_folders_are_listed_from_the_top_down():
     listed = re.findall(r"^\| \[([\w.]+)\]\(lib/rosetta/", README, re.MULTILINE)
-    at = [listed.index(name) for name in ("studies", "plots", "neurons", "filtering", "laws", "matching", "profiles",
+    at = [listed.index(name) for name in ("planning", "studies", "plots", "neurons", "filtering", "laws", "matching", "profiles",
                                           "models", "sources", "viewer", "results.py")]  # fmt: skip
     assert at == sorted(at) and len(at) == len(listed)
 

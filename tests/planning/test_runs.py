@@ -14,7 +14,7 @@ from rosetta.matching.mutual import match_batches, match_thinned
 from rosetta.matching.rates import GIB, calibrated
 from rosetta.models.load import describe
 from rosetta.planning.nodes import Node
-from rosetta.planning.runs import VARIANTS, candidates, held_bytes, matchings, positions, reading, stages
+from rosetta.planning.runs import candidates, draws, held_bytes, matchings, positions, reading, stages
 from rosetta.planning.sizes import size
 from rosetta.profiles import load
 
@@ -34,30 +34,43 @@ def micro():
 def test_every_pair_is_planned_in_its_variants(micro):
     table = matchings(micro, Node.named("H200"))
     assert list(table["run"].unique()) == [" + ".join(pair) for pair in micro.pairs]
-    assert list(table["variant"]) == [*VARIANTS] * len(micro.pairs)
+    assert list(table["variant"]) == ["trained", "untrained", "permuted"] * len(micro.pairs)
     assert list(table["draws"][:3]) == [1, 3, 3]
+
+
+def test_a_null_over_fewer_positions_has_the_aligned_count_beside_it(paper):
+    table = matchings(paper, Node.named("H200"))
+    assert list(table["variant"][:4]) == ["trained", "untrained", "permuted", "same positions"]
+    assert list(table["positions"][:4]) == [paper.tokens] * 2 + [paper.nulls.permuted_tokens] * 2
+    assert list(table["draws"][:4]) == [1, 3, 3, 1]
 
 
 def test_a_run_by_hand(micro):
     node, pair = Node.named("H200"), ("pythia-192x6", "opt-192x6")
-    found = candidates(micro, pair, "trained")["exact"]
+    found = candidates(micro, pair, "untrained")["exact"]
     assert found.readings == 1
     once = sum(size(micro.models[name]).reading(40_000, 128, 4).float32 for name in pair)
     read, _, product, _ = found.stages
     assert read.float32 == once and product.float32 == 2 * 4608**2 * 40_000
     row = matchings(micro, node).set_index(["run", "variant"]).loc[(" + ".join(pair), "untrained")]
-    of = candidates(micro, pair, "untrained")
+    of = candidates(micro, pair, "untrained", 0.5)
     assert row.seconds == pytest.approx(3 * min(one.seconds(node.rates) for one in of.values()))
     assert row.flop == pytest.approx(3 * sum(stage.flop for stage in of[row.method].stages))
 
 
-def test_permutations_share_a_reading_where_memory_holds_it(micro):
+def test_what_is_matched_over_the_same_positions_shares_a_reading_where_memory_holds_it(micro):
     pair = ("pythia-192x6", "opt-192x6")
     held = 4 * 40_000 * 2 * 4608
     roomy, tight = (micro.model_copy(update={"memory_gb": (held + more) / GIB}) for more in (1, -4 * 2**20))
-    assert held_bytes(roomy, pair) == held and held_bytes(tight, pair) == 0
+    assert held_bytes(roomy, pair, "permuted") == held_bytes(roomy, pair, "trained") == held
+    assert held_bytes(tight, pair, "permuted") == held_bytes(roomy, pair, "untrained") == 0
     once = reading(micro, pair, 40_000).float32
-    assert candidates(roomy, pair, "permuted")["exact"].stages[0].float32 == pytest.approx(once / 3)
+    for variant, part in {
+        "trained": 4,
+        "permuted": 4,
+        "untrained": 1,
+    }.items():  # one of trained and three of permuted ones
+        assert candidates(roomy, pair, variant)["exact"].stages[0].float32 == pytest.approx(once / part)
     of_tight = candidates(tight, pair, "permuted")["exact"]
     assert of_tight.stages[0].float32 == of_tight.readings * once
 
@@ -85,11 +98,11 @@ def test_nothing_larger_than_the_memory_is_asked_for(paper):
         fits = table[table["missing"] == 0]
         assert (fits["peak"] <= node.rates.capacity).all()
     for pair in paper.pairs:
-        for variant in VARIANTS:
+        for variant in draws(paper):
             for name, found in candidates(paper, pair, variant).items():
                 assert 0 < found.memory <= memory, (pair, variant, name)
                 n_a, n_b = (paper.models[one].neurons for one in pair)
-                rows = cost.rows_that_fit(n_a, n_b, memory, thinned=variant != "permuted")
+                rows = cost.rows_that_fit(n_a, n_b, memory, thinned=variant in ("trained", "untrained"))
                 assert name != "sketch" or found.rows == rows > 0
 
 
@@ -121,8 +134,8 @@ SPANS = [(np.arange(128), np.arange(128) + 1)] * 32
 
 
 def read(readers):
-    """Both models' activations on random tokens."""
-    return tuple(reader.read_pooled(IDS, SPANS) for reader in readers)
+    """Both models' activations on random tokens, in batches."""
+    return list(zip(*(reader.read_pooled(IDS, SPANS).split(1024) for reader in readers), strict=True))
 
 
 def check(work, planned: Callable) -> None:
@@ -143,18 +156,18 @@ def test_reading_takes_what_is_planned(micro, readers):
 
 @pytest.mark.parametrize("method", ["exact", "bfloat16", "sketch"])
 def test_matching_takes_what_is_planned(readers, method):
-    batches, tables = [read(readers)], []
+    batches, tables = read(readers), []
 
     def planned():
         options = {"exact_share": share(tables[0])} if method == "sketch" else {}
-        return cost.METHODS[method](1920, 1920, len(batches[0][0]), 4 * GIB, 1, **options)
+        return cost.METHODS[method](1920, 1920, 32 * 128, 4 * GIB, 1, **options)
 
     check(lambda: tables.append(match_batches(batches, 1, method)), planned)
 
 
 def test_matching_with_a_twin_takes_what_is_planned(readers):
-    batches = [read(readers)]
-    kept = np.random.default_rng(0).random(len(batches[0][0])) < 0.7
+    batches = 3 * read(readers)
+    kept = np.random.default_rng(0).random(3 * 32 * 128) < 0.7
     planned = cost.exact(1920, 1920, len(kept), 4 * GIB, 10, thinned=True)
     check(lambda: match_thinned(batches, kept, 10), lambda: planned)
 

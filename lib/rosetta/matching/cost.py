@@ -115,7 +115,7 @@ def sketch(
     k: int = 1,
     thinned: bool = False,
     rows: int = ROWS,
-    exact_share: float | None = None,
+    exact_share: float = EXACT_SHARE,
 ) -> Cost:
     """Sketches in one reading, candidates in a second, and what they leave open exactly in a third.
 
@@ -129,26 +129,24 @@ def sketch(
     rows : int
         Of the sketches.
     exact_share : float, optional
-        Of the table, what is done exactly; by default as much as `memory_bytes` holds at once, and no more than
-        `EXACT_SHARE`: neurons beyond it stay uncertified.
+        Of the table, what is done exactly.
     """
     n, table, sets = n_a + n_b, n_a * n_b, 1 + thinned
-    held = memory_bytes / (4 * sets * table)
-    share = min(EXACT_SHARE, held) if exact_share is None else exact_share
-    again = ceil(share / held)
+    cells = exact_share * table
+    again = ceil(4 * sets * cells / memory_bytes)
     stages = (
         Stage("centre", memory=SKETCH_BYTES * n * positions),
         Stage("product", bfloat16=2 * sets * table * rows),
         Stage("search", search=SEVERAL * sets * table, memory=TABLE_BYTES * sets * table),
         _verify("sketch", n, positions, sets),
-        Stage("exact", float32=2 * share * table * positions, memory=again * CENTRE_BYTES // 2 * n * positions,
-              search=k * sets * share * table),
+        Stage("exact", float32=2 * cells * positions, memory=again * CENTRE_BYTES // 2 * n * positions,
+              search=k * sets * cells),
     )  # fmt: skip
     tile = TILE_COPIES * min(TILE_BYTES, 4 * table)
     screen = min(memory_bytes, sketch_bytes(n_a, n_b, rows, thinned) + tile)
-    accumulators = int(min(memory_bytes, 4 * sets * share * table))
+    accumulators = int(min(memory_bytes, 4 * sets * cells))
     lists = LISTED_BYTES * LISTED * sets * n
-    return Cost("sketch", stages, 2 + again, max(screen, accumulators), lists, rows=rows, exact_share=share)
+    return Cost("sketch", stages, 2 + again, max(screen, accumulators), lists, rows=rows, exact_share=exact_share)
 
 
 def sketch_bytes(n_a: int, n_b: int, rows: int, thinned: bool = False) -> int:
@@ -200,7 +198,7 @@ def costs(
     k: int = 1,
     thinned: bool = False,
     rows: int = ROWS,
-    exact_share: float | None = None,
+    exact_share: float = EXACT_SHARE,
 ) -> dict[str, Cost]:
     """Of every method that the memory allows, with as many rows as it allows up to `rows`; other parameters as of `sketch`."""
     methods = {name: partial(METHODS[name], n_a, n_b, positions, memory_bytes, k, thinned) for name in METHODS}
@@ -269,7 +267,7 @@ def cheaper(
     what += f" over {positions} positions"
     if 2 * n_a * n_b * positions < SMALL and down * across == 1:
         return "exact", f"{what}: too few to save anything"
-    of = costs(n_a, n_b, positions, memory_bytes, rows=rows, exact_share=EXACT_SHARE)
+    of = costs(n_a, n_b, positions, memory_bytes, rows=rows)
     worth = fits and positions > 2 * rows  # or the positions themselves are hardly more than a sketch
     considered = [name for name in methods if name != "sketch" or worth]
     fewest = min(of[name].readings for name in considered)

@@ -120,12 +120,19 @@ def _sums(one: Plan) -> str:
 
 
 def _uncertified(one: Plan, run: str) -> str:
-    """What screening by sketches is taken to leave open, and what the largest run would take if it left nothing."""
+    """What sketches are taken to leave open, and what the largest run would take if it left nothing."""
+    asked = one.profile.matching
+    told = (
+        f"Sketches are taken to verify {VERIFIED['sketch'][0]} candidates a neuron and to leave "
+        f"{min(EXACT_SHARE, asked.exact_share):.2%} of a table to be done exactly"
+    )
+    if asked.exact_share >= EXACT_SHARE:
+        return f"{told}, as much as was seen of the embedded models."
     certified = runs.candidates(one.profile, tuple(run.split(" + ")), "trained", EXACT_SHARE)["sketch"]
     return (
-        f"Sketches are taken to verify {VERIFIED['sketch'][0]} candidates a neuron and to do exactly as much of a table as "
-        f"memory_gb holds at once, at most {EXACT_SHARE:.0%}; neurons beyond that stay uncertified. With {EXACT_SHARE:.0%}, "
-        f"{run} would take {certified.readings} readings and {_amount(certified.seconds(one.node.rates), 3600)} hours."
+        f"{told}: exact_share; where they leave more, the neurons left open are in no pair. With {EXACT_SHARE:.0%}, as much as "
+        f"was seen of the embedded models, {run} would take {certified.readings} readings and "
+        f"{_amount(certified.seconds(one.node.rates), 3600)} hours."
     )
 
 
@@ -158,8 +165,8 @@ def _column(name: str, values: pd.Series, units: dict[str, float]) -> dict[str, 
 
 
 def _unit(values: pd.Series, units: dict[str, float]) -> tuple[str, float]:
-    """The largest unit in which the largest value is above 10, or the smallest there is."""
-    *fitting, smallest = [(name, value) for name, value in units.items() if values.max() >= 10 * value] + [
+    """The largest unit in which the largest value is 2 or more, or the smallest there is."""
+    *fitting, smallest = [(name, value) for name, value in units.items() if values.max() >= 2 * value] + [
         list(units.items())[-1]
     ]
     return fitting[0] if fitting else smallest

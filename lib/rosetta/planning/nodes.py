@@ -142,6 +142,7 @@ def _centred(profile: Profile, names: list[str], cost: Cost, count: int) -> floa
 
 def missing(loads: list[Load], node: Node) -> tuple[int, float]:
     """The fullest device of a run, and how many bytes it lacks there; 0 where it fits."""
-    lack = [load.total - node.rates.capacity if i < node.devices else inf for i, load in enumerate(loads)]
+    absent = [inf if load.total else -inf for load in loads[node.devices :]]
+    lack = [*(load.total - node.rates.capacity for load in loads[: node.devices]), *absent]
     worst = max(range(len(lack)), key=lack.__getitem__)
     return worst, max(0.0, lack[worst])

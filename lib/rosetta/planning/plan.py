@@ -35,20 +35,9 @@ class Plan(NamedTuple):
         return both.loc[both["missing"] > 0, ["run", "what", "device", "peak", "missing"]]
 
 
-def plan(profile: Profile, node: Node, exact_share: float | None = None) -> Plan:
-    """Reckon all runs of a profile on a machine; nothing is loaded but configurations.
-
-    Parameters
-    ----------
-    profile : Profile
-    node : Node
-    exact_share : float, optional
-        Of a table, what a screening does exactly in the end (`cost.sketch`).
-    """
-    return Plan(
-        profile, node, runs.matchings(profile, node, exact_share), runs.stages(profile, node, exact_share),
-        rest.others(profile, node),
-    )  # fmt: skip
+def plan(profile: Profile, node: Node) -> Plan:
+    """Reckon all runs of a profile on a machine; nothing is loaded but configurations."""
+    return Plan(profile, node, runs.matchings(profile, node), runs.stages(profile, node), rest.others(profile, node))
 
 
 def check(plans: Sequence[Plan]) -> None:
@@ -81,12 +70,20 @@ def remedy(profile: Profile, node: Node, run: str) -> str:
                 continue
             for part in (1, 2, 4, 8, 16):
                 changed = _changed(profile, run.split(" + ") if spread else [], profile.memory_gb / part)
-                if run not in set(plan(changed, node._replace(devices=devices)).lacking["run"]):
+                if _fits(changed, node._replace(devices=devices), run):
                     words = [f"memory_gb: {changed.memory_gb:g}"] * (part > 1)
                     words += ["device: spread"] * (changed.models != profile.models)
                     words += [f"{devices} such devices"] * (devices > node.devices)
                     return f"it would with {' and '.join(words)}"
     return "neither less memory_gb nor 16 such devices would do: take smaller models, contexts or budgets"
+
+
+def _fits(profile: Profile, node: Node, run: str) -> bool:
+    """Whether a run does in all its variants, and all else of this name."""
+    pair = tuple(run.split(" + "))
+    rows = [runs.matching(profile, pair, variant, node) for variant in runs.draws(profile) if pair in profile.pairs]
+    rest_of = rest.others(profile, node)
+    return not any(row["missing"] for row in rows) and not rest_of.loc[rest_of["run"] == run, "missing"].any()
 
 
 def _changed(profile: Profile, spread: list[str], memory_gb: float) -> Profile:

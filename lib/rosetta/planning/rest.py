@@ -4,10 +4,11 @@ The simulations of section 4.3 depend on no model and are not reckoned.
 """
 
 from math import ceil
+from pathlib import Path
 
 import pandas as pd
 
-from rosetta.matching.cost import TABLE_BYTES, Cost, Stage, costs, exact
+from rosetta.matching.cost import EXACT_SHARE, TABLE_BYTES, Cost, Stage, costs, exact
 from rosetta.matching.mutual import top_k
 from rosetta.models.load import ROOT
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak
@@ -100,7 +101,9 @@ def sweep(profile: Profile, node: Node) -> list[tuple[int, Cost]]:
     made = []
     for tokens in budgets:
         once = reading(profile, profile.token_sweep.pair, tokens).seconds(node.rates)
-        of = costs(n_a, n_b, tokens, memory).values()
+        asked = profile.matching
+        of = costs(n_a, n_b, tokens, memory, rows=asked.rows, exact_share=min(EXACT_SHARE, asked.exact_share))
+        of = [of[asked.method]] if asked.method in of else of.values()
         made.append((tokens, min(of, key=lambda cost: cost.seconds(node.rates) + cost.readings * once)))
     return made
 
@@ -173,9 +176,14 @@ def requests(profile: Profile) -> list[dict]:
     return [{"run": run, "what": what, "requests": count} for (run, what), count in by_run.items()]
 
 
+def kept_matches(profile: Profile, pair: tuple[str, str]) -> Path:
+    """Where the MatchTable of a pair is kept."""
+    return ROOT / "results" / profile.name / "matches" / f"{pair[0]}--{pair[1]}.parquet"
+
+
 def expected_pairs(profile: Profile, pair: tuple[str, str]) -> int:
     """Rosetta Neurons of a pair: those kept already, or as many as the embedded models' published power law leads to."""
-    kept = ROOT / "results" / profile.name / "matches" / f"{pair[0]}--{pair[1]}.parquet"
+    kept = kept_matches(profile, pair)
     if kept.is_file():
         return len(top_k(pd.read_parquet(kept, columns=["rank_a", "rank_b"]), 1))
     laws = pd.read_csv(ROOT / "figures" / "fits.csv").query("count == 'raw'").set_index("curve")

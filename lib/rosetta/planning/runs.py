@@ -2,20 +2,28 @@
 
 import pandas as pd
 
-from rosetta.matching.cost import Cost, Stage, costs
+from rosetta.matching.cost import EXACT_SHARE, Cost, Stage, costs
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak, sequences
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
 
-#: A pair's variants: trained with its thinned twin, untrained with its own (4.2), and permuted (C.3).
-VARIANTS = ("trained", "untrained", "permuted")
+#: A pair's variants: trained with its thinned twin, untrained with its own (4.2), permuted (C.3), and trained once more
+#: over the positions of the last where those are fewer.
+VARIANTS = ("trained", "untrained", "permuted", "same positions")
 #: Under permutation all correlations are noise, which no sketch orders.
 IN_ORDER = ("exact", "bfloat16")
 
 
+def draws(profile: Profile) -> dict[str, int]:
+    """How often each variant is drawn."""
+    of = (1, len(profile.nulls.untrained_seeds), len(profile.nulls.permutation_seeds), 1)
+    fewer = positions(profile, "permuted") < profile.tokens
+    return dict(zip(VARIANTS[: 3 + fewer], of, strict=False))
+
+
 def positions(profile: Profile, variant: str) -> int:
     """Positions of a matching: at most as many as model A reads tokens, for none is shorter than a token."""
-    fewer = getattr(profile.nulls, "permuted_tokens", None) if variant == "permuted" else None
+    fewer = profile.nulls.permuted_tokens if variant in ("permuted", "same positions") else None
     return min(profile.tokens, fewer or profile.tokens)
 
 
@@ -30,14 +38,17 @@ def candidates(
 ) -> dict[str, Cost]:
     """What a matching costs by every method that can be, its readings of the text among the stages.
 
-    Of permuted positions, one draw's part: activations that ``memory_gb`` holds are read once for all draws.
+    Of a reading that several share, one's part. `exact_share` is as of `cost.sketch`; by default `EXACT_SHARE`, or the
+    profile's if that is less.
     """
     n_a, n_b = (profile.models[name].neurons for name in pair)
-    count, memory = positions(profile, variant), memory_bytes(profile)
-    rows = {"rows": profile.rows} if hasattr(profile, "rows") else {}
-    of = costs(n_a, n_b, count, memory, max(profile.k), variant != "permuted", exact_share=exact_share, **rows)
-    asked = getattr(profile, "method", "auto")
-    allowed = IN_ORDER if variant == "permuted" else [asked] if asked in of else of
+    count, asked = positions(profile, variant), profile.matching
+    of = costs(
+        n_a, n_b, count, memory_bytes(profile), max(profile.k), variant in ("trained", "untrained"), asked.rows,
+        min(EXACT_SHARE, asked.exact_share) if exact_share is None else exact_share,
+    )  # fmt: skip
+    can = [name for name in of if variant != "permuted" or name in IN_ORDER]
+    allowed = [asked.method] if asked.method in can else can
     once = reading(profile, pair, count)
     return {name: _with(of[name], once, _texts(profile, pair, variant, of[name])) for name in allowed}
 
@@ -49,51 +60,53 @@ def _with(cost: Cost, once: Stage, times: float) -> Cost:
 
 def _texts(profile: Profile, pair: tuple[str, str], variant: str, cost: Cost) -> float:
     """How often the text itself is read for one draw."""
-    if variant == "permuted" and held_bytes(profile, pair):
-        return 1 / len(profile.nulls.permutation_seeds)
-    return cost.readings
+    if not held_bytes(profile, pair, variant):
+        return cost.readings
+    if variant == "untrained":
+        return 1
+    same = [one for one in draws(profile) if positions(profile, one) == positions(profile, variant)]
+    return 1 / sum(draws(profile)[one] for one in same if one != "untrained")
 
 
-def held_bytes(profile: Profile, pair: tuple[str, str]) -> int:
-    """The activations that all permutations are made of, where ``memory_gb`` holds them; or 0."""
+def held_bytes(profile: Profile, pair: tuple[str, str], variant: str) -> int:
+    """Activations that are read once for all that is matched over them where ``memory_gb`` holds them; or 0.
+
+    Those of untrained models lie beside those of the trained (`Study.trained`).
+    """
     neurons = sum(profile.models[name].neurons for name in pair)
-    held = itemsize(profile) * positions(profile, "permuted") * neurons
+    held = itemsize(profile) * positions(profile, variant) * neurons * (1 + (variant == "untrained"))
     return held if held <= memory_bytes(profile) else 0
 
 
-def matching(
-    profile: Profile, pair: tuple[str, str], variant: str, node: Node, exact_share: float | None = None
-) -> dict:
+def matching(profile: Profile, pair: tuple[str, str], variant: str, node: Node) -> dict:
     """One row of `matchings`."""
-    draws = {"trained": [0], "untrained": profile.nulls.untrained_seeds, "permuted": profile.nulls.permutation_seeds}
-    of = candidates(profile, pair, variant, exact_share)
-    cost = min(of.values(), key=lambda one: one.seconds(node.rates))
-    held = held_bytes(profile, pair) if variant == "permuted" else 0
-    loads = peak(profile, pair, node, cost, held)
+    # What is certain is not given up for a small gain: the choice is made as if all that sketches leave were done exactly.
+    certain = candidates(profile, pair, variant, EXACT_SHARE)
+    cost = candidates(profile, pair, variant)[min(certain, key=lambda name: certain[name].seconds(node.rates))]
+    loads = peak(profile, pair, node, cost, held_bytes(profile, pair, variant))
     device, lack = missing(loads, node)
     if not sequences(profile, pair):
         lack = max(lack, peak(profile, pair, node)[device].batch)
+    times = draws(profile)[variant]
     return {
-        "run": " + ".join(pair), "variant": variant, "draws": len(draws[variant]),
+        "run": " + ".join(pair), "variant": variant, "draws": times,
         "neurons_a": profile.models[pair[0]].neurons, "neurons_b": profile.models[pair[1]].neurons,
         "positions": positions(profile, variant), "method": cost.method, "rows": cost.rows,
         "exact_share": cost.exact_share, "readings": cost.readings, "sequences": sequences(profile, pair),
-        "flop": len(draws[variant]) * sum(stage.flop for stage in cost.stages),
-        "bytes": len(draws[variant]) * sum(stage.memory for stage in cost.stages),
+        "flop": times * sum(stage.flop for stage in cost.stages),
+        "bytes": times * sum(stage.memory for stage in cost.stages),
         "tables": cost.memory, "device": device, "peak": loads[device].total, "missing": lack,
-        "seconds": len(draws[variant]) * cost.seconds(node.rates),
+        "seconds": times * cost.seconds(node.rates),
     }  # fmt: skip
 
 
-def matchings(profile: Profile, node: Node, exact_share: float | None = None) -> pd.DataFrame:
+def matchings(profile: Profile, node: Node) -> pd.DataFrame:
     """Every pair of a profile in its variants, a row each.
 
     Parameters
     ----------
     profile : Profile
     node : Node
-    exact_share : float, optional
-        As of `cost.sketch`.
 
     Returns
     -------
@@ -103,16 +116,16 @@ def matchings(profile: Profile, node: Node, exact_share: float | None = None) ->
         (of all draws, as ``seconds``), ``tables`` (bytes that ``memory_gb`` is asked for), ``device`` (the fullest),
         its ``peak`` in bytes, and how many are ``missing`` there.
     """
-    rows = [matching(profile, pair, variant, node, exact_share) for pair in profile.pairs for variant in VARIANTS]
+    rows = [matching(profile, pair, variant, node) for pair in profile.pairs for variant in draws(profile)]
     return pd.DataFrame(rows)
 
 
-def stages(profile: Profile, node: Node, exact_share: float | None = None) -> pd.DataFrame:
+def stages(profile: Profile, node: Node) -> pd.DataFrame:
     """Every stage of every method, of each pair's trained matching: ``run, method, readings, stage``, its work and ``seconds``."""
     return pd.DataFrame(
         {"run": " + ".join(pair), "method": name, "readings": cost.readings, "stage": stage.name, "flop": stage.flop,
          "bytes": stage.memory, "seconds": stage.seconds(node.rates)}
         for pair in profile.pairs
-        for name, cost in candidates(profile, pair, "trained", exact_share).items()
+        for name, cost in candidates(profile, pair, "trained").items()
         for stage in cost.stages
     )  # fmt: skip

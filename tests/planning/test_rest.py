@@ -1,0 +1,95 @@
+"""What is asked beside matchings: one question a neuron, one reading a model, and Figure 33 in one pass or in several."""
+
+from math import ceil
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from rosetta.matching.rates import GIB
+from rosetta.models.load import ROOT
+from rosetta.planning import rest
+from rosetta.planning.nodes import Node
+from rosetta.planning.sizes import size
+from rosetta.profiles import load
+
+H200 = Node.named("H200")
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load("paper")
+
+
+@pytest.fixture(scope="module")
+def micro():
+    return load("micro")
+
+
+def test_questions_are_counted_as_the_notebooks_ask_them(paper, monkeypatch):
+    monkeypatch.setattr(rest, "expected_pairs", lambda profile, pair: 700 if "qwen2.5-7b" in pair else 200)
+    asked = {row["what"]: row["requests"] for row in rest.requests(paper)}
+    assert [*asked.values()] == [2 * 4, min(1_000, 700 + 200), 200, 16384]
+    assert rest.others(paper, H200)["requests"].sum() == sum(asked.values())
+
+
+def test_offline_labels_ask_nobody(micro):
+    assert rest.requests(micro) == [] and rest.others(micro, H200)["requests"].sum() == 0
+
+
+def test_expected_pairs_follow_the_published_law_or_are_those_kept(micro, tmp_path, monkeypatch):
+    fit = pd.read_csv(ROOT / "figures" / "fits.csv").query("count == 'raw' and curve == 'pythia-opt'").iloc[0]
+    pair = ("pythia-64x4", "opt-64x4")
+    monkeypatch.setattr(rest, "kept_matches", lambda profile, pair: tmp_path / "none.parquet")
+    assert rest.expected_pairs(micro, pair) == ceil(np.exp(np.log(fit.c) + fit.alpha * np.log(1024)))
+    table = pd.DataFrame({"rank_a": [1, 1, 2], "rank_b": [1, 2, 1]})
+    table.to_parquet(tmp_path / "some.parquet")
+    monkeypatch.setattr(rest, "kept_matches", lambda profile, pair: tmp_path / "some.parquet")
+    assert rest.expected_pairs(micro, pair) == 1
+
+
+def test_each_model_is_there_once(paper):
+    table = rest.others(paper, H200)
+    kurtosis, contexts = (table.loc[table["what"].str.contains(what), "run"] for what in ("kurtosis", "contexts"))
+    families = {name: spec.family for name, spec in paper.models.items()}
+    assert kurtosis.is_unique and {families[name] for name in kurtosis} == {"pythia", "opt", "qwen"}
+    assert contexts.is_unique and {"opt-6.7b", "pythia-6.9b"} <= {*contexts}
+
+
+def test_kurtosis_and_contexts_by_hand(micro):
+    table = rest.others(micro, H200).set_index(["run", "what"])
+    of = size(micro.models["opt-64x4"])
+    row = table.loc[("opt-64x4", "kurtosis over the vocabulary")]
+    assert row.flop == 2 * 2 * (2 * 1024 * of.vocabulary * 64)  # float64, and with and without the gain
+    read = table.loc[("pythia-64x4", "top-activating contexts")]
+    assert read.tokens == micro.contexts.tokens
+    assert read.flop == size(micro.models["pythia-64x4"]).reading(micro.contexts.tokens, 128, 4).float32
+
+
+def test_filtering_by_hand(paper, micro):
+    filtering = micro.filtering
+    trained = rest.others(micro, H200).set_index("what").loc["continued pretraining, 12 runs"]
+    length = filtering.training.sequence_length
+    assert trained.tokens == 12 * ceil(filtering.share * filtering.tokens / length) * length
+    assert trained.flop == 4 * size(micro.models[filtering.learner]).parameters * trained.tokens
+    scores = rest.others(paper, H200).set_index("what").loc["scores of the pool"]
+    assert scores.tokens == pytest.approx(16e6 / 0.06)  # Appendix F: 16M tokens are 6% of the pool
+
+
+def test_figure_33_is_read_off_where_the_memory_holds_the_table(micro, paper):
+    pair, budgets = micro.token_sweep.pair, sorted(micro.token_sweep.tokens)
+    ((tokens, whole),) = rest.sweep(micro, H200)
+    assert tokens == budgets[-1] and whole.readings == 1
+    n_a, n_b = (micro.models[name].neurons for name in pair)
+    assert sum(stage.search for stage in whole.stages) == len(budgets) * n_a * n_b
+    anew = rest.sweep(paper, H200)
+    assert [tokens for tokens, _ in anew] == sorted(paper.token_sweep.tokens)
+    assert all(found.memory <= paper.memory_gb * GIB for _, found in anew)
+
+
+def test_what_lies_on_disk_by_hand(micro):
+    found = rest.disk(micro)
+    assert found["checkpoints"] == sum(2 * size(spec).parameters for spec in micro.models.values())
+    names = rest.contexts_models(micro)
+    rows = micro.contexts.n * sum(micro.models[name].neurons for name in names)
+    assert found["contexts"] == 64 * rows + 4 * micro.contexts.tokens * len(names)
