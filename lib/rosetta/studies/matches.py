@@ -211,7 +211,11 @@ class Study:
 
         @cache
         def both() -> tuple[pd.DataFrame, pd.DataFrame]:
-            batches = self.trained(pair) if untrained_seed is None else self.batches(pair, None, untrained_seed)
+            if untrained_seed is None:
+                batches = self.trained(pair)
+            else:
+                self._trained = {}  # room for this one
+                batches = self.batches(pair, None, untrained_seed)
             return self._match(batches, _thinning(self.pieces(pair), t, self.profile.seed))
 
         null = {} if untrained_seed is None else {"untrained": untrained_seed}
