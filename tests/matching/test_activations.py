@@ -171,12 +171,15 @@ def test_aligned_batches_may_be_gone_through_twice(reader_of, pieces):
         assert torch.equal(a, again_a) and torch.equal(b, again_b)
 
 
-def test_held_batches_are_the_same_ones_and_carry_names_and_layers(reader_of, pieces):
+def test_held_batches_are_the_same_ones_and_carry_names_layers_and_segments(reader_of, pieces):
     batches = AlignedBatches(reader_of["opt"], reader_of["qwen"], pieces, sequences_per_batch=4)
     held = batches.held()
     assert held.names == batches.names and held.layers == batches.layers and len(held) > 1
     for (a, b), (again_a, again_b) in zip(batches, held, strict=True):
         assert torch.equal(a, again_a) and torch.equal(b, again_b)
+    for batch, (a, b) in held.with_segments():
+        assert 1 <= len(batch) <= 4 and sum(len(segment.canonical) for segment in batch) == len(a) == len(b)
+    assert [segment for batch, _ in held.with_segments() for segment in batch] == list(pieces)
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -77,6 +77,18 @@ def test_sampling_noise_alone_leaves_no_error_and_one_budget_nothing_to_compare(
     assert len(positions.scaled_thresholds(table[:1])) == 0
 
 
+def test_each_network_is_opened_once_for_what_the_section_matches(study, tmp_path, monkeypatch):
+    opened, reader = [], Study.reader
+    monkeypatch.setattr(Study, "reader", lambda self, *args: opened.append(args) or reader(self, *args))
+    again = Study(study.profile, tmp_path)
+    tables = positions.by_budget(again), positions.by_thinning(again), positions.by_outliers(again)
+    assert sorted(opened, key=str) == sorted(((name, seed) for name in PAIR for seed in (None, 1, 2)), key=str)
+    budgets, thinnings, outliers = tables
+    everything = budgets[budgets.positions == budgets.positions.max()].set_index(["what", "draw"])
+    assert thinnings.pairs[0] == outliers.aligned[0] == everything.pairs["aligned", 0]
+    assert outliers.permuted[0] == everything.pairs["permuted", 1]
+
+
 def test_a_thinned_row_is_the_matches_over_what_is_kept_above_both_nulls(study):
     table = positions.by_thinning(study)
     a, b = sides(study)

@@ -198,6 +198,7 @@ def _trained(model, ids, training, seed, folder, parameters, mixed) -> peft.Peft
         callbacks=[_Watch(parameters)],
     )  # fmt: skip
     trainer.remove_callback(transformers.PrinterCallback)
+    trainer.floating_point_ops = lambda _inputs: 0  # it would count all parameters at each step, and nobody reads it
     loss = trainer.train(resume_from_checkpoint=_last_checkpoint(folder / "checkpoints", parameters)).training_loss
     if not math.isfinite(loss):
         shutil.rmtree(folder / "checkpoints")  # they may hold what made it so

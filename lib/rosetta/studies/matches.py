@@ -135,9 +135,10 @@ class Study:
         return self._trained[key]
 
     def _untrained(self, pair: tuple[str, str], seed: int) -> AlignedBatches | HeldBatches:
-        """The `batches` of two untrained models, read once where ``memory_gb`` holds them beside those of the trained."""
+        """The same of two untrained models; what is held of the trained makes room for it."""
+        self._trained = {}
         batches = self.batches(pair, None, seed)
-        return batches.held() if self._held(batches, 2 * self.profile.tokens) else batches
+        return batches.held() if self._held(batches, self.profile.tokens) else batches
 
     def _held(self, batches: AlignedBatches, tokens: int) -> bool:
         size = getattr(torch, self.profile.dtype).itemsize * tokens * sum(map(sum, batches.layers))
