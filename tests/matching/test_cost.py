@@ -84,11 +84,12 @@ def test_rows_are_halved_until_they_fit():
         (8192, 20_000_000, 4 * GIB, "sketch"),
         (8192, None, 4 * GIB, "exact"),
         (40_000, None, 4 * GIB, "sketch"),  # seven tables' worth of readings
-        (8192, 200_000, GIB // 4, "exact"),  # no room for sketches
+        (8192, 200_000, GIB // 64, "exact"),  # no room for sketches
     ],
 )
 def test_the_cheaper_method_is_chosen(n, positions, memory, chosen):
-    method, why = cheaper(n, n, positions, memory, rates=CORE, methods=("exact", "sketch"))
+    rows = rows_that_fit(n, n, memory, 4096)
+    method, why = cheaper(n, n, positions, memory, rows, rates=CORE, methods=("exact", "sketch"))
     assert method == chosen and why
 
 

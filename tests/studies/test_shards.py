@@ -30,10 +30,10 @@ def is_as(table: pd.DataFrame, expected: pd.DataFrame) -> None:
 @pytest.mark.parametrize(
     ("of", "sequences", "method"), [(1, 32, "exact"), (2, 3, "bfloat16"), (5, 32, "sketch"), (2, 32, "sketch")]
 )
-def test_the_same_pairs_for_any_number_of_shards_and_any_batch(profile, tmp_path, monkeypatch, of, sequences, method):
-    monkeypatch.setattr(shards, "cheaper", lambda *sizes, rates: (method, "asked for"))
+def test_the_same_pairs_for_any_number_of_shards_and_any_batch(profile, tmp_path, of, sequences, method):
     alone = Study(str(profile(segments_per_document=None)), tmp_path / "alone")
-    path = profile("cut", segments_per_document=None, sequences_per_batch=sequences)
+    how = {"sequences_per_batch": sequences, "matching": {"method": method, "rows": 1024}}
+    path = profile("cut", segments_per_document=None, **how)
     tables = matched_in_shards(shards.Job(Study(str(path), tmp_path / "shards"), PAIR), tmp_path, of)
     for table, expected in zip(tables, (alone.matches(PAIR), alone.thinned_matches(PAIR)), strict=True):
         is_as(table, expected)

@@ -257,6 +257,11 @@ class AlignedBatches:
         for segments in batched(self.pieces, self.sequences_per_batch):
             yield from self._parts(segments)
 
+    @property
+    def flop(self) -> float:
+        """Of reading a position with both models, roughly: twice their parameters."""
+        return 2.0 * sum(p.numel() for reader in (self.a, self.b) for p in reader.model.parameters())
+
     def held(self) -> "HeldBatches":
         """The same batches, read once and kept in memory, for work that goes through them several times."""
         segments, batches = zip(*self.with_segments(), strict=True)

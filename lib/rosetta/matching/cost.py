@@ -10,12 +10,14 @@ from math import ceil
 from typing import NamedTuple
 
 from rosetta.matching.correlation import tiles
-from rosetta.matching.rates import CENTRE_BYTES, Rates, calibrated
+from rosetta.matching.rates import CENTRE_BYTES, CORE, Rates
 
 #: Rows of the sketches, unless others are asked for.
-ROWS = 4096
+ROWS = 16_384
 #: Candidates of a neuron that are verified, by method, and bytes moved for each number that is standardized for it.
 VERIFIED = {"bfloat16": (3, 24), "sketch": (6, 24)}
+#: With fewer rows an estimate says little: with 256 it is off by up to half of all there is.
+FEWEST_ROWS = 256
 #: Share of the table that certified sketches leave to be done exactly. With `ROWS` rows and k = 1 it was .1 to .6 for pairs of
 #: the zoo of 1,024 to 3,072 neurons a side, and .9 on synthetic activations; with k = 10 nearly all.
 EXACT_SHARE = 0.5
@@ -31,6 +33,8 @@ TABLE_BYTES = 20
 SEVERAL = 3
 #: Bytes of a tile of estimates, and copies of it while candidates are sought.
 TILE_BYTES, TILE_COPIES = 2**28, 3
+#: Times that a forward pass takes longer than a large product of as many FLOP: seen on a CPU's core with the zoo.
+READING = 2.5
 #: FLOP up to which nothing but exact matching is worth a thought.
 SMALL = 10**10
 
@@ -153,10 +157,11 @@ def sketch_bytes(n_a: int, n_b: int, rows: int, thinned: bool = False) -> int:
 
 
 def rows_that_fit(n_a: int, n_b: int, memory_bytes: int, rows: int = ROWS, thinned: bool = False) -> int:
-    """`rows`, or half as many and so on, until the sketches fit the memory; 0 if none do."""
+    """`rows`, or half as many and so on, until the sketches fit the memory; 0 where that would leave fewer than `FEWEST_ROWS`."""
+    fewest = min(rows, FEWEST_ROWS)
     while rows and sketch_bytes(n_a, n_b, rows, thinned) >= memory_bytes:
         rows //= 2
-    return rows
+    return rows if rows >= fewest else 0
 
 
 def _table(method, n_a, n_b, positions, memory_bytes, k, thinned) -> Cost:
@@ -221,8 +226,9 @@ def cheaper(
     memory_bytes: int,
     rows: int = ROWS,
     again: bool = True,
-    rates: Rates | None = None,
+    rates: Rates = CORE,
     methods: Sequence[str] = ("exact", "bfloat16", "sketch"),
+    reading: float = 0,
 ) -> tuple[str, str]:
     """The method that is expected to cost least, and why.
 
@@ -235,13 +241,15 @@ def cheaper(
     memory_bytes : int
         For the accumulators or the sketches.
     rows : int
-        Of the sketches.
+        Of the sketches; 0 where the memory holds none.
     again : bool
         Whether the batches can be gone through again.
-    rates : Rates, optional
-        Of the device; by default those of this machine's CPU, measured once.
+    rates : Rates
+        Of the device.
     methods : sequence of str
         Those to choose from, of `METHODS`.
+    reading : float
+        FLOP of reading a position, 0 where activations are at hand.
 
     Returns
     -------
@@ -251,13 +259,13 @@ def cheaper(
     what, (down, across, *_) = f"{n_a} x {n_b} neurons", tiling(n_a, n_b, memory_bytes)
     if not again:
         return "exact", "the batches can be read only once"
-    fits = rows_that_fit(n_a, n_b, memory_bytes, rows) == rows
+    fits = rows > 0
     if positions is None:
         if down * across == 1:
             return "exact", f"a table of {what} fits the memory, and the number of positions is not known"
         if fits and "sketch" in methods:
             return "sketch", f"the table would need {down * across} readings of the positions"
-        return "exact", f"sketches of {rows} rows do not fit {memory_bytes:,} bytes"
+        return "exact", f"no sketches fit {memory_bytes:,} bytes"
     what += f" over {positions} positions"
     if 2 * n_a * n_b * positions < SMALL and down * across == 1:
         return "exact", f"{what}: too few to save anything"
@@ -265,12 +273,13 @@ def cheaper(
     worth = fits and positions > 2 * rows  # or the positions themselves are hardly more than a sketch
     considered = [name for name in methods if name != "sketch" or worth]
     fewest = min(of[name].readings for name in considered)
-    # What a reading costs is not known here, but it is not little.
+    # Where one is made in parts too small for the device, it costs more than its FLOP.
     few = [name for name in considered if of[name].readings <= 3 * fewest]
-    seconds = {name: of[name].seconds(rates or calibrated()) for name in few}
+    each = READING * reading * positions / rates.float32
+    seconds = {name: of[name].seconds(rates) + of[name].readings * each for name in few}
     best = min(seconds, key=seconds.get)
     many = [f"{name} needs {of[name].readings} readings" for name in considered if name not in seconds]
     if not fits:
-        many.append(f"sketches of {rows} rows do not fit {memory_bytes:,} bytes")
+        many.append(f"no sketches fit {memory_bytes:,} bytes")
     told = ", ".join([*(f"{name} {value:.3g} s" for name, value in seconds.items()), *many])
     return best, f"{what}; expected are {told}"

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rosetta.matching.cost import ROWS, cheaper, positions_of
+from rosetta.matching.cost import ROWS, cheaper, positions_of, rows_that_fit
 from rosetta.matching.equals import lower_first
 from rosetta.matching.nearest import Neighbours, exact, mutual_pairs, neighbours, widths
+from rosetta.matching.rates import nominal
 from rosetta.matching.rounds import Round, run, together
 from rosetta.matching.screening import by_products, by_sketches
 
@@ -65,6 +66,8 @@ def match_batches(
     layers: tuple[Sequence[int], Sequence[int]] | None = None,
     memory_bytes: int = MEMORY_BYTES,
     device: str | torch.device = "cpu",
+    methods: Sequence[str] = ("exact", "bfloat16", "sketch"),
+    positions: int | None = None,
     **options,
 ) -> pd.DataFrame:
     """Match two models' neurons over batches of aligned activations.
@@ -87,6 +90,10 @@ def match_batches(
         For the accumulators, and for sketches.
     device : str or torch.device
         Where the correlations are computed.
+    methods : sequence of str
+        What ``auto`` may choose. Where no correlation is larger than sampling noise, sketches can order nothing.
+    positions : int, optional
+        About how many to expect, for ``auto``, where the batches do not tell.
     **options
         ``rows, candidates, errors, exact_share, seed`` of `screening.by_sketches`.
 
@@ -100,7 +107,8 @@ def match_batches(
         On an unknown method, options that it does not have, no batches, names or layers that are no two, or batches that
         cannot be read as often as the method needs.
     """
-    (table,) = _matched(batches, k, method, None, names, layers, memory_bytes, device, options)
+    expected = methods, positions
+    (table,) = _matched(batches, k, method, None, names, layers, memory_bytes, device, expected, options)
     return table
 
 
@@ -114,6 +122,8 @@ def match_thinned(
     layers: tuple[Sequence[int], Sequence[int]] | None = None,
     memory_bytes: int = MEMORY_BYTES,
     device: str | torch.device = "cpu",
+    methods: Sequence[str] = ("exact", "bfloat16", "sketch"),
+    positions: int | None = None,
     **options,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Match two models' neurons over all positions, and over some of them, in the same readings.
@@ -123,7 +133,7 @@ def match_thinned(
 
     Parameters
     ----------
-    batches, k, method, names, layers, memory_bytes, device, **options
+    batches, k, method, names, layers, memory_bytes, device, methods, positions, **options
         As for `match_batches`.
     kept : bool [positions]
         For all batches together, in their order; what `positions.thinning` gives.
@@ -138,19 +148,26 @@ def match_thinned(
     ValueError
         As `match_batches`, or if `kept` is not one for each position.
     """
-    return _matched(batches, k, method, kept, names, layers, memory_bytes, device, options)
+    expected = methods, positions
+    return _matched(batches, k, method, kept, names, layers, memory_bytes, device, expected, options)
 
 
-def _matched(batches, k, method, kept, names, layers, memory_bytes, device, options) -> tuple[pd.DataFrame, ...]:
+def _matched(
+    batches, k, method, kept, names, layers, memory_bytes, device, expected, options
+) -> tuple[pd.DataFrame, ...]:
     names, layers = _names_and_layers(batches, k, names, layers)
     batches, n_a, n_b = widths(batches, layers)
     layers, choice = layers or ([n_a], [n_b]), {}
     if method == "auto":
-        again = iter(batches) is not batches
-        method, why = cheaper(n_a, n_b, positions_of(batches), memory_bytes, options.get("rows", ROWS), again)
-        logger.info("matching by method '%s': %s", method, why)
+        methods, positions = expected
+        rows = rows_that_fit(n_a, n_b, memory_bytes, options.get("rows", ROWS), kept is not None)
+        method, why = cheaper(
+            n_a, n_b, positions_of(batches) or positions, memory_bytes, rows,
+            iter(batches) is not batches, nominal(device), methods, getattr(batches, "flop", 0),
+        )  # fmt: skip
+        logger.info("%s with %s: method '%s'; %s", *names, method, why)
         choice = {"why": why}
-        options = {name: value for name, value in options.items() if name in OPTIONS[method]}
+        options = {name: value for name, value in (options | {"rows": rows}).items() if name in OPTIONS[method]}
     rounds = matching(n_a, n_b, k, method, twin=kept is not None, memory_bytes=memory_bytes, device=device, **options)
     return tuple(match_table(*found, names, layers, choice) for found in run(rounds, batches, kept))
 
@@ -159,7 +176,7 @@ def _matched(batches, k, method, kept, names, layers, memory_bytes, device, opti
 OPTIONS = {
     "exact": (),
     "bfloat16": ("candidates", "errors", "seed"),
-    "sketch": ("rows", "candidates", "errors", "seed"),
+    "sketch": ("rows", "candidates", "errors", "exact_share", "seed"),
 }
 
 

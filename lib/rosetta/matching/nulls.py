@@ -36,7 +36,7 @@ class Permuted:
 
     def __init__(self, batches, seed: int, pool_batches: int = 4):
         self.batches, self.seed, self.pool_batches = batches, seed, pool_batches
-        for name in ("names", "layers"):
+        for name in ("names", "layers", "flop"):
             if hasattr(batches, name):
                 setattr(self, name, getattr(batches, name))
 

@@ -62,6 +62,25 @@ PRESETS = {
 }
 
 
+#: A core of a server's CPU, in round numbers.
+CORE = Rates("a CPU's core", float32=1e11, bfloat16=2e11, memory=7e9, search=1.4e8, sampled=1e10, capacity=8 * GIB)
+
+
+def nominal(device: str | torch.device) -> Rates:
+    """What ``method="auto"`` reckons with: round numbers for the kind of device, so that its choice, and with it the last
+    digit of a correlation, does not hang on what else runs while it is made."""
+    if torch.device(device).type == "cuda":
+        return PRESETS["H200"]
+    return CORE if fast_bfloat16(device) else CORE._replace(bfloat16=CORE.float32 / 4)
+
+
+def fast_bfloat16(device: str | torch.device) -> bool:
+    """Whether products of bfloat16 numbers are faster there than of float32: the processor has instructions for them."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.device(device).type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+
+
 @cache
 def calibrated(device: str = "cpu") -> Rates:
     """The rates of a device of this machine, measured once a process in about a fifth of a second.

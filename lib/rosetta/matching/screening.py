@@ -12,6 +12,7 @@ from scipy import special
 from rosetta.matching.correlation import ROUNDED, Moments, tiles
 from rosetta.matching.cost import ROWS
 from rosetta.matching.nearest import Table
+from rosetta.matching.rates import fast_bfloat16
 from rosetta.matching.rounds import together
 from rosetta.matching.sketch import PairSketch
 from rosetta.matching.verification import Law, Sample, Screened, Way, verified
@@ -144,13 +145,6 @@ def _options(n_a, n_b, k, rows, candidates, errors) -> tuple[int, float]:
     if not errors > 0:
         raise ValueError(f"errors is {errors}; it must be more than 0")
     return candidates, errors
-
-
-def fast_bfloat16(device: str | torch.device) -> bool:
-    """Whether products of bfloat16 numbers are faster there than of float32: the processor has instructions for them."""
-    if torch.device(device).type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.device(device).type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 # ---------------------------------------------------------------------------------------------------------------------

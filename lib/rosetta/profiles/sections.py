@@ -120,6 +120,19 @@ class CodeSearchNet(Section):
     revision: Revision = None
 
 
+class Matching(Section):
+    """How neighbours are found (3.3): the pairs are the same, but for those that ``exact_share`` leaves out.
+
+    ``auto`` takes the method that is expected to cost least (`rosetta.matching.cost`), and says which. ``rows`` are those of
+    sketches. ``exact_share``: of the table of correlations, how much may be done exactly where sketches do not decide; if
+    that is not enough, the neurons left open are in no pair, and MatchTables say how many those are.
+    """
+
+    method: Annotated[Literal["auto", "exact", "bfloat16", "sketch"], Words("auto, exact, bfloat16 or sketch")]
+    rows: Count = 16_384
+    exact_share: Annotated[Real, Field(ge=0, le=1), Words("a number from 0 to 1")] = 1.0
+
+
 class Nulls(Section):
     """Seeds of the two nulls (three each in the paper), the quantile that calibrates the counts, and how much is permuted.
 
@@ -306,6 +319,7 @@ class Settings(Section):
     seed: Annotated[int, Field(ge=-(2**31), lt=2**31), Words("a whole number of 32 bits")]
     k: Annotated[Counts, AfterValidator(lambda k: tuple(sorted({1, *k})))]  # mutual top-1 is what the paper counts
     k_curve: Text
+    matching: Matching
     nulls: Nulls
     positions: Positions
     token_sweep: TokenSweep

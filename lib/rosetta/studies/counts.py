@@ -9,7 +9,7 @@ from rosetta.laws import scaling
 from rosetta.matching import nulls
 from rosetta.matching.activations import AlignedBatches
 from rosetta.matching.correlation import PearsonAccumulator, tiles
-from rosetta.matching.mutual import collapse, match_batches, mutual_nearest, top_k
+from rosetta.matching.mutual import collapse, mutual_nearest, top_k
 from rosetta.results import keep
 from rosetta.studies.matches import Study
 
@@ -172,14 +172,14 @@ def _read_off(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iter
 
 
 def _matched_anew(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iterator[Reached]:
-    """For a table that the memory does not hold: each budget is read and matched for itself, tile by tile.
+    """For a table that the memory does not hold: each budget is read and matched for itself.
 
     As they grow by a factor, all together read little more than the last.
     """
-    memory, told = int(study.profile.memory_gb * 2**30), 0
+    told = 0
     for budget in budgets:
         some = AlignedBatches(batches.a, batches.b, study.pieces(batches.names, budget), batches.sequences_per_batch)
-        table = match_batches(some, memory_bytes=memory, device=study.device)
+        table = study.match(some)
         tokens = some.pieces.read
         if tokens > told:
             pairs = table[["layer_a", "unit_a", "layer_b", "unit_b"]]

@@ -10,12 +10,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from rosetta.matching import nulls
 from rosetta.matching.activations import AlignedBatches, Example, HeldBatches, Reader, peak_bytes, strongest_segments
@@ -29,13 +27,12 @@ from rosetta.profiles.profile import load as load_profile
 from rosetta.results import keep, made_by, why_stale
 from rosetta.sources import environment, text
 from rosetta.sources.document import Document, excerpt
+from rosetta.studies.budget import Budgeted
 
 logger = logging.getLogger(__name__)
 
 #: Of a profile's ``memory_gb``, what a batch of both models may take while it is read; the rest is for tables.
 BATCH_SHARE = 0.5
-#: Of a text of up to so many tokens the pieces are kept, at some 200 bytes a token, and not tokenized anew each time.
-HELD_TOKENS = 1_000_000
 
 
 class Study:
@@ -134,9 +131,17 @@ class Study:
         if key not in self._trained:
             self._trained = {}  # room for these
             batches = self.batches(pair, tokens)
-            size = getattr(torch, self.profile.dtype).itemsize * key[-1] * sum(map(sum, batches.layers))
-            self._trained = {key: batches.held() if size <= self.profile.memory_gb * 2**30 else batches}
+            self._trained = {key: batches.held() if self._held(batches, key[-1]) else batches}
         return self._trained[key]
+
+    def _untrained(self, pair: tuple[str, str], seed: int) -> AlignedBatches | HeldBatches:
+        """The `batches` of two untrained models, read once where ``memory_gb`` holds them beside those of the trained."""
+        batches = self.batches(pair, None, seed)
+        return batches.held() if self._held(batches, 2 * self.profile.tokens) else batches
+
+    def _held(self, batches: AlignedBatches, tokens: int) -> bool:
+        size = getattr(torch, self.profile.dtype).itemsize * tokens * sum(map(sum, batches.layers))
+        return size <= self.profile.memory_gb * 2**30
 
     def sequences_per_batch(self, names: Iterable[str]) -> int:
         """How many sequences some models read at a time: as many as the profile says, or as `BATCH_SHARE` of its memory holds.
@@ -205,7 +210,7 @@ class Study:
         return [
             keep(
                 *self._place(pair, {"permuted": seed} | _first(first)),
-                lambda seed=seed: self._match(nulls.Permuted(self.trained(pair, first), seed)),
+                lambda seed=seed: self.match(nulls.Permuted(self.trained(pair, first), seed), max(self.profile.k)),
             )
             for seed in self.profile.nulls.permutation_seeds
         ]
@@ -215,12 +220,14 @@ class Study:
         first = self.profile.nulls.permuted_tokens
         if first is None:
             return self.matches(pair)
-        return keep(*self._place(pair, _first(first)), lambda: self._match(self.trained(pair, first)))
+        place = self._place(pair, _first(first))
+        return keep(*place, lambda: self.match(self.trained(pair, first), max(self.profile.k)))
 
     def _kept_both(self, pair, untrained_seed: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
         def match() -> tuple[pd.DataFrame, pd.DataFrame]:
-            batches = self.trained(pair) if untrained_seed is None else self.batches(pair, None, untrained_seed)
-            return self._match(batches, _thinning(self.pieces(pair), self.profile.positions.t, self.profile.seed))
+            batches = self.trained(pair) if untrained_seed is None else self._untrained(pair, untrained_seed)
+            kept = _thinning(self.pieces(pair), self.profile.positions.t, self.profile.seed)
+            return self.match(batches, max(self.profile.k), kept)
 
         return self.keep_both(pair, untrained_seed, match)
 
@@ -239,18 +246,27 @@ class Study:
         of_all = {} if untrained_seed is None else {"untrained": untrained_seed}
         return [self._place(pair, variant) for variant in (of_all, {**of_all, "thinned": self.profile.positions.t})]
 
-    def _match(self, batches, kept=None):
-        """The MatchTable of these batches, or both where some positions are kept, as the profile says."""
-        k, memory = max(self.profile.k), int(self.profile.memory_gb * 2**30)
+    def match(self, batches, k: int = 1, kept: np.ndarray | None = None):
+        """The MatchTable of these batches, or both where some positions are kept, by the profile's method."""
+        asked, memory = self.profile.matching, int(self.profile.memory_gb * 2**30)
+        # Under permutation every correlation is sampling noise, which no sketch can order (4.2).
+        methods = ("exact", "bfloat16") if isinstance(batches, nulls.Permuted) else ("exact", "bfloat16", "sketch")
+        method = asked.method if asked.method in methods else "auto"
+        settings = {"memory_bytes": memory, "device": self.device}
+        if method == "auto":
+            settings |= {"methods": methods, "positions": self.profile.tokens}
+        if method in ("auto", "sketch"):
+            settings |= {"rows": asked.rows, "exact_share": asked.exact_share}
         if kept is None:
-            return match_batches(batches, k, memory_bytes=memory, device=self.device)
-        return match_thinned(batches, kept, k, memory_bytes=memory, device=self.device)
+            return match_batches(batches, k, method, **settings)
+        return match_thinned(batches, kept, k, method, **settings)
 
     def _place(self, pair, variant: dict) -> tuple[Path, dict]:
         """``a--b.parquet``, or that of a variant, ``a--b.untrained-1.first-10000.parquet``; and what it is made with."""
         suffix = "".join(f".{what}-{value}" for what, value in variant.items())
         path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
-        return path, self.parameters(pair) | {"k": max(self.profile.k)} | variant
+        how = {"k": max(self.profile.k), "matching": self.profile.matching.model_dump()}
+        return path, self.parameters(pair) | how | variant
 
     def parameters(self, names: Iterable[str]) -> dict:
         """All that the activations of some models depend on, but for code."""
@@ -323,52 +339,6 @@ def _stacked(examples: list[pd.DataFrame]) -> pd.DataFrame:
 @lru_cache(maxsize=1)
 def _thinning(pieces: "Budgeted", t: float, seed: int) -> np.ndarray:
     return thinning(pieces, t, seed)
-
-
-class Budgeted:
-    """A stream of text up to a number of tokens, with a progress bar; the same pieces each time it is gone through.
-
-    Of up to `HELD_TOKENS` the pieces are kept once they have all been gone through.
-
-    Parameters
-    ----------
-    stream : callable
-        Gives the stream from its start.
-    tokens : int
-        The piece that reaches this number is the last.
-    count : callable
-        The tokens of a piece.
-
-    Attributes
-    ----------
-    read : int
-        Tokens that were read when they were last gone through to the end.
-    """
-
-    def __init__(self, stream: Callable[[], Iterator], tokens: int, count: Callable[[Any], int]):
-        self.stream, self.tokens, self.count = stream, tokens, count
-        self.held: list = []
-        self.read = 0
-
-    def __iter__(self) -> Iterator:
-        read, pieces = 0, []
-        with tqdm(total=self.tokens, unit="token", unit_scale=True, leave=False) as bar:
-            for piece in self.held or self.stream():
-                yield piece
-                if self.tokens <= HELD_TOKENS:
-                    pieces.append(piece)
-                read += self.count(piece)
-                bar.update(self.count(piece))
-                if read >= self.tokens:
-                    break
-        self.held, self.read = pieces, read
-        if not read:
-            raise ValueError(
-                "no stretch of the corpus fits the context and, for a pair, lies between boundaries that both tokenizers "
-                "share"
-            )
-        if read < self.tokens:
-            logger.warning("the corpus holds %d of the %d tokens asked for", read, self.tokens)
 
 
 @cache

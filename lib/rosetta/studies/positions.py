@@ -15,7 +15,6 @@ import torch
 
 from rosetta.matching import nulls, positions
 from rosetta.matching.activations import HeldBatches
-from rosetta.matching.mutual import match_batches
 from rosetta.results import keep
 from rosetta.studies.matches import Study
 
@@ -140,7 +139,7 @@ def by_outliers(study: Study) -> pd.DataFrame:
         rows = [row(trained, 0, 0, everything["aligned", 0], everything["permuted", seed])]
         for share, size in product(planted.shares, planted.sizes):
             batches = positions.planted(trained, share, size, study.profile.seed)
-            rows.append(row(batches, share, size, _match(study, batches), _match(study, _permuted(batches, seed))))
+            rows.append(row(batches, share, size, study.match(batches), study.match(_permuted(batches, seed))))
         return pd.DataFrame(rows)
 
     return _kept(study, "by_outliers", planted.model_dump(), measure)
@@ -169,16 +168,15 @@ def _matched(study: Study) -> list[Matched]:
         for over, some in rows.items():
             some = positions.selected(batches, some)
             if untrained_seed is not None:
-                found.append(Matched(over, "untrained", untrained_seed, _match(study, some)))
+                found.append(Matched(over, "untrained", untrained_seed, study.match(some)))
                 continue
-            found.append(Matched(over, "aligned", 0, _match(study, some)))
+            found.append(Matched(over, "aligned", 0, study.match(some)))
             found += [
-                Matched(over, "permuted", seed, _match(study, _permuted(some, seed)))
-                for seed in seeds.permutation_seeds
+                Matched(over, "permuted", seed, study.match(_permuted(some, seed))) for seed in seeds.permutation_seeds
             ]
             if isinstance(over, int):
                 found += [
-                    Matched(over, "shifted", by, _match(study, positions.shifted(some, by)))
+                    Matched(over, "shifted", by, study.match(positions.shifted(some, by)))
                     for by in (over * part // parts for part in range(1, parts))
                 ]
     return found
@@ -186,11 +184,6 @@ def _matched(study: Study) -> list[Matched]:
 
 def _permuted(batches: HeldBatches, seed: int) -> nulls.Permuted:
     return nulls.Permuted(batches, seed, pool_batches=1)  # there is but one
-
-
-def _match(study: Study, batches) -> pd.DataFrame:
-    memory = int(study.profile.memory_gb * 2**30)
-    return match_batches(batches, memory_bytes=memory, device=study.device)
 
 
 def _facts(study: Study, table: pd.DataFrame) -> dict:

@@ -24,7 +24,7 @@ import pandas as pd
 
 from rosetta.matching import rounds
 from rosetta.matching.activations import AlignedBatches
-from rosetta.matching.cost import cheaper
+from rosetta.matching.cost import cheaper, rows_that_fit
 from rosetta.matching.mutual import match_table, matching
 from rosetta.matching.positions import thinning
 from rosetta.matching.rates import PRESETS
@@ -146,11 +146,18 @@ class Job:
     def way(self) -> tuple[Generator[Round, Round, Any], dict]:
         """The way of matching from its start, and why it was chosen."""
         profile, sizes = self.study.profile, self._neurons()
-        memory = int(profile.memory_gb * 2**30)
-        # By one device's rates, wherever this runs: all jobs of a match must choose alike.
-        method, why = cheaper(*sizes, len(self.segment), memory, rates=PRESETS["H200"])
-        way = matching(*sizes, max(profile.k), method, twin=True, memory_bytes=memory, device=self.study.device)
-        return way, {"why": why}
+        asked, memory = profile.matching, int(profile.memory_gb * 2**30)
+        rows = rows_that_fit(*sizes, memory, asked.rows, thinned=True)
+        method, choice = asked.method, {}
+        if method == "auto":
+            # By one device's rates, wherever this runs: all jobs of a match must choose alike.
+            method, why = cheaper(*sizes, len(self.segment), memory, rows, rates=PRESETS["H200"])
+            choice = {"why": why}
+        options = {"rows": rows, "exact_share": asked.exact_share} if method == "sketch" else {}
+        way = matching(
+            *sizes, max(profile.k), method, twin=True, memory_bytes=memory, device=self.study.device, **options
+        )
+        return way, choice
 
     def _replay(self, way: Generator, after: Sequence[Path]) -> tuple[Round | None, Any]:
         """The round that comes after those that were saved, empty; or None, and what was found."""
@@ -185,6 +192,7 @@ def parameters(study: Study, pair: tuple[str, str], untrained_seed: int | None) 
     profile = study.profile
     return study.parameters(pair) | made_by(__name__) | {
         "k": max(profile.k), "untrained": untrained_seed, "thinned": profile.positions.t, "memory_gb": profile.memory_gb,
+        "matching": profile.matching.model_dump(),
     }  # fmt: skip
 
 

@@ -1,0 +1,165 @@
+"""Runs are planned by the formulas, and take what was planned: measured on the zoo, within a factor of 1.5."""
+
+import time
+from collections.abc import Callable
+from statistics import median
+
+import numpy as np
+import pytest
+import torch
+
+from rosetta.matching import cost
+from rosetta.matching.activations import Reader
+from rosetta.matching.mutual import match_batches, match_thinned
+from rosetta.matching.rates import GIB, calibrated
+from rosetta.models.load import describe
+from rosetta.planning.nodes import Node
+from rosetta.planning.runs import VARIANTS, candidates, held_bytes, matchings, positions, reading, stages
+from rosetta.planning.sizes import size
+from rosetta.profiles import load
+
+PAIR = ("pythia-96x5", "gpt2-96x5")
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load("paper")
+
+
+@pytest.fixture(scope="module")
+def micro():
+    return load("micro")
+
+
+def test_every_pair_is_planned_in_its_variants(micro):
+    table = matchings(micro, Node.named("H200"))
+    assert list(table["run"].unique()) == [" + ".join(pair) for pair in micro.pairs]
+    assert list(table["variant"]) == [*VARIANTS] * len(micro.pairs)
+    assert list(table["draws"][:3]) == [1, 3, 3]
+
+
+def test_a_run_by_hand(micro):
+    node, pair = Node.named("H200"), ("pythia-192x6", "opt-192x6")
+    found = candidates(micro, pair, "trained")["exact"]
+    assert found.readings == 1
+    once = sum(size(micro.models[name]).reading(40_000, 128, 4).float32 for name in pair)
+    read, _, product, _ = found.stages
+    assert read.float32 == once and product.float32 == 2 * 4608**2 * 40_000
+    row = matchings(micro, node).set_index(["run", "variant"]).loc[(" + ".join(pair), "untrained")]
+    of = candidates(micro, pair, "untrained")
+    assert row.seconds == pytest.approx(3 * min(one.seconds(node.rates) for one in of.values()))
+    assert row.flop == pytest.approx(3 * sum(stage.flop for stage in of[row.method].stages))
+
+
+def test_permutations_share_a_reading_where_memory_holds_it(micro):
+    pair = ("pythia-192x6", "opt-192x6")
+    held = 4 * 40_000 * 2 * 4608
+    roomy, tight = (micro.model_copy(update={"memory_gb": (held + more) / GIB}) for more in (1, -4 * 2**20))
+    assert held_bytes(roomy, pair) == held and held_bytes(tight, pair) == 0
+    once = reading(micro, pair, 40_000).float32
+    assert candidates(roomy, pair, "permuted")["exact"].stages[0].float32 == pytest.approx(once / 3)
+    of_tight = candidates(tight, pair, "permuted")["exact"]
+    assert of_tight.stages[0].float32 == of_tight.readings * once
+
+
+def test_under_permutation_nothing_is_sketched(paper):
+    assert set(candidates(paper, paper.pairs[0], "permuted")) == {"exact", "bfloat16"}
+    assert positions(paper, "trained") == paper.tokens >= positions(paper, "permuted")
+
+
+def test_each_method_is_shown_stage_by_stage(micro):
+    node = Node.named("H200")
+    table = stages(micro, node)
+    for (run, method), group in table.groupby(["run", "method"]):
+        found = candidates(micro, tuple(run.split(" + ")), "trained")[method]
+        assert group["seconds"].sum() == pytest.approx(found.seconds(node.rates))
+        assert list(group["stage"]) == [stage.name for stage in found.stages]
+
+
+def test_nothing_larger_than_the_memory_is_asked_for(paper):
+    """Nor are tables whole: the largest pair's alone would be 9 TiB."""
+    memory = int(paper.memory_gb * GIB)
+    for node in map(Node.named, ("8xA100", "H200")):
+        table = matchings(paper, node)
+        assert (table["tables"] <= memory).all() and (table["tables"] > 0).all()
+        fits = table[table["missing"] == 0]
+        assert (fits["peak"] <= node.rates.capacity).all()
+    for pair in paper.pairs:
+        for variant in VARIANTS:
+            for name, found in candidates(paper, pair, variant).items():
+                assert 0 < found.memory <= memory, (pair, variant, name)
+                n_a, n_b = (paper.models[one].neurons for one in pair)
+                rows = cost.rows_that_fit(n_a, n_b, memory, thinned=variant != "permuted")
+                assert name != "sketch" or found.rows == rows > 0
+
+
+def test_the_largest_pair_takes_three_readings_and_under_four_hours_of_an_h200(paper):
+    table = matchings(paper, Node.named("H200")).set_index(["run", "variant"])
+    largest = table.loc[("opt-30b + qwen2.5-32b", "trained")]
+    assert largest.readings <= 3 and largest.seconds / 3600 < 4
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Measured
+
+
+@pytest.fixture(scope="module")
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def readers(one_thread):
+    return [Reader.open(describe(f"zoo/{name}")) for name in PAIR]
+
+
+IDS = np.random.default_rng(0).integers(5, 1_000, (32, 128)).tolist()
+SPANS = [(np.arange(128), np.arange(128) + 1)] * 32
+
+
+def read(readers):
+    """Both models' activations on random tokens."""
+    return tuple(reader.read_pooled(IDS, SPANS) for reader in readers)
+
+
+def check(work, planned: Callable) -> None:
+    """Processor time of some work over what is planned by rates of the same moment: the median of three."""
+    ratios = []
+    for _ in range(3):
+        rates = calibrated.__wrapped__()
+        start = time.process_time()
+        work()
+        ratios.append((time.process_time() - start) / planned().seconds(rates))
+    assert 1 / 1.5 < median(ratios) < 1.5, ratios
+
+
+def test_reading_takes_what_is_planned(micro, readers):
+    read(readers)
+    check(lambda: read(readers), lambda: reading(micro, PAIR, 32 * 128))
+
+
+@pytest.mark.parametrize("method", ["exact", "bfloat16", "sketch"])
+def test_matching_takes_what_is_planned(readers, method):
+    batches, tables = [read(readers)], []
+
+    def planned():
+        options = {"exact_share": share(tables[0])} if method == "sketch" else {}
+        return cost.METHODS[method](1920, 1920, len(batches[0][0]), 4 * GIB, 1, **options)
+
+    check(lambda: tables.append(match_batches(batches, 1, method)), planned)
+
+
+def test_matching_with_a_twin_takes_what_is_planned(readers):
+    batches = [read(readers)]
+    kept = np.random.default_rng(0).random(len(batches[0][0])) < 0.7
+    planned = cost.exact(1920, 1920, len(kept), 4 * GIB, 10, thinned=True)
+    check(lambda: match_thinned(batches, kept, 10), lambda: planned)
+
+
+def share(table) -> float:
+    """What was done exactly in the end, of the table."""
+    (block_a, block_b), (rows, columns) = table.attrs["exact_block"], table.attrs["exact_rows"]
+    return min(1, (block_a * block_b + rows * 1920 + columns * 1920) / 1920**2)
