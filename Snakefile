@@ -89,7 +89,7 @@ def weights(wildcards):
 def memory(names):
     """MB: what the profile gives to activations and tables, the models' weights, which pass through it to their device, and
     4 GB for Python with its libraries."""
-    if workflow.local_exec or workflow.exec_mode != ExecMode.DEFAULT:
+    if workflow.exec_mode != ExecMode.DEFAULT or not workflow.non_local_exec_or_dryrun:
         return 0  # nobody asks
     from rosetta.planning.sizes import size
 
