@@ -32,8 +32,8 @@ def is_as(table: pd.DataFrame, expected: pd.DataFrame) -> None:
 )
 def test_the_same_pairs_for_any_number_of_shards_and_any_batch(profile, tmp_path, of, sequences, method):
     alone = Study(str(profile(segments_per_document=None)), tmp_path / "alone")
-    how = {"sequences_per_batch": sequences, "matching": {"method": method, "rows": 1024}}
-    path = profile("cut", segments_per_document=None, **how)
+    asked = {"method": method, "rows": 512, "exact_share": 1}
+    path = profile("cut", segments_per_document=None, sequences_per_batch=sequences, matching=asked)
     tables = matched_in_shards(shards.Job(Study(str(path), tmp_path / "shards"), PAIR), tmp_path, of)
     for table, expected in zip(tables, (alone.matches(PAIR), alone.thinned_matches(PAIR)), strict=True):
         is_as(table, expected)

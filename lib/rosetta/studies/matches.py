@@ -220,14 +220,15 @@ class Study:
         first = self.profile.nulls.permuted_tokens
         if first is None:
             return self.matches(pair)
-        place = self._place(pair, _first(first))
-        return keep(*place, lambda: self.match(self.trained(pair, first), max(self.profile.k)))
+        return keep(
+            *self._place(pair, _first(first)), lambda: self.match(self.trained(pair, first), max(self.profile.k))
+        )
 
     def _kept_both(self, pair, untrained_seed: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
         def match() -> tuple[pd.DataFrame, pd.DataFrame]:
             batches = self.trained(pair) if untrained_seed is None else self._untrained(pair, untrained_seed)
-            kept = _thinning(self.pieces(pair), self.profile.positions.t, self.profile.seed)
-            return self.match(batches, max(self.profile.k), kept)
+            thinned = _thinning(self.pieces(pair), self.profile.positions.t, self.profile.seed)
+            return self.match(batches, max(self.profile.k), thinned)
 
         return self.keep_both(pair, untrained_seed, match)
 
@@ -248,18 +249,21 @@ class Study:
 
     def match(self, batches, k: int = 1, kept: np.ndarray | None = None):
         """The MatchTable of these batches, or both where some positions are kept, by the profile's method."""
-        asked, memory = self.profile.matching, int(self.profile.memory_gb * 2**30)
-        # Under permutation every correlation is sampling noise, which no sketch can order (4.2).
-        methods = ("exact", "bfloat16") if isinstance(batches, nulls.Permuted) else ("exact", "bfloat16", "sketch")
+        settings = self.settings(isinstance(batches, nulls.Permuted)) | {"positions": self.profile.tokens}
+        if kept is None:
+            return match_batches(batches, k, **settings)
+        return match_thinned(batches, kept, k, **settings)
+
+    def settings(self, permuted: bool = False) -> dict:
+        """What `match_batches` is told of method, memory and device."""
+        asked, methods = self.profile.matching, ("exact", "bfloat16", "sketch")
+        if permuted:  # every correlation is sampling noise then, which no sketch can order (4.2)
+            methods = ("exact", "bfloat16")
         method = asked.method if asked.method in methods else "auto"
-        settings = {"memory_bytes": memory, "device": self.device}
-        if method == "auto":
-            settings |= {"methods": methods, "positions": self.profile.tokens}
+        settings = {"method": method, "memory_bytes": int(self.profile.memory_gb * 2**30), "device": self.device}
         if method in ("auto", "sketch"):
             settings |= {"rows": asked.rows, "exact_share": asked.exact_share}
-        if kept is None:
-            return match_batches(batches, k, method, **settings)
-        return match_thinned(batches, kept, k, method, **settings)
+        return settings | {"methods": methods}
 
     def _place(self, pair, variant: dict) -> tuple[Path, dict]:
         """``a--b.parquet``, or that of a variant, ``a--b.untrained-1.first-10000.parquet``; and what it is made with."""

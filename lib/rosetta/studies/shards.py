@@ -24,8 +24,7 @@ import pandas as pd
 
 from rosetta.matching import rounds
 from rosetta.matching.activations import AlignedBatches
-from rosetta.matching.cost import cheaper, rows_that_fit
-from rosetta.matching.mutual import match_table, matching
+from rosetta.matching.mutual import chosen, match_table, matching
 from rosetta.matching.positions import thinning
 from rosetta.matching.rates import PRESETS
 from rosetta.matching.rounds import Round
@@ -145,19 +144,16 @@ class Job:
 
     def way(self) -> tuple[Generator[Round, Round, Any], dict]:
         """The way of matching from its start, and why it was chosen."""
-        profile, sizes = self.study.profile, self._neurons()
-        asked, memory = profile.matching, int(profile.memory_gb * 2**30)
-        rows = rows_that_fit(*sizes, memory, asked.rows, thinned=True)
-        method, choice = asked.method, {}
+        settings, sizes, choice = self.study.settings(), self._neurons(), {}
+        memory, device = settings.pop("memory_bytes"), settings.pop("device")
+        method, methods = settings.pop("method"), settings.pop("methods")
         if method == "auto":
             # By one device's rates, wherever this runs: all jobs of a match must choose alike.
-            method, why = cheaper(*sizes, len(self.segment), memory, rows, rates=PRESETS["H200"])
+            rates = PRESETS["H200"]
+            method, settings, why = chosen(*sizes, len(self.segment), memory, rates, methods, twin=True, **settings)
             choice = {"why": why}
-        options = {"rows": rows, "exact_share": asked.exact_share} if method == "sketch" else {}
-        way = matching(
-            *sizes, max(profile.k), method, twin=True, memory_bytes=memory, device=self.study.device, **options
-        )
-        return way, choice
+        k = max(self.study.profile.k)
+        return matching(*sizes, k, method, twin=True, memory_bytes=memory, device=device, **settings), choice
 
     def _replay(self, way: Generator, after: Sequence[Path]) -> tuple[Round | None, Any]:
         """The round that comes after those that were saved, empty; or None, and what was found."""
