@@ -83,18 +83,18 @@ def weights(wildcards):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# What a job asks of a cluster; on one machine nobody asks
+# What a job asks of a cluster
 
 
 def memory(names):
-    """MB for a job that holds some models: what the profile gives for activations and tables, the weights, which pass
-    through it to their device, and 4 GB for Python with its libraries and the embeddings.
+    """MB: what the profile gives to activations and tables, the models' weights, which pass through it to their device, and
+    4 GB for Python with its libraries."""
+    if workflow.exec_mode != ExecMode.DEFAULT or not workflow.non_local_exec_or_dryrun:
+        return 0  # nobody asks
+    from rosetta.planning.sizes import size
 
-    An MLP of width w has 0.5 w^2 weights and its attention 0.25 w^2, at the usual width of 4 a number of the stream.
-    """
-    weights = sum(0.75 * STUDY.models[name].layers * STUDY.models[name].mlp_width ** 2 for name in names)
-    size = {"float32": 4, "bfloat16": 2}[STUDY.dtype]
-    return int(2**10 * (STUDY.memory_gb + 4) + size * weights / 2**20)
+    weights = sum(size(STUDY.models[name]).parameters for name in names)
+    return int(2**10 * (STUDY.memory_gb + 4) + {"float32": 4, "bfloat16": 2}[STUDY.dtype] * weights / 2**20)
 
 
 def gpus(names):
@@ -164,7 +164,7 @@ rule scaling:
     priority: 5
     threads: HALF
     resources:
-        mem_mb=memory(STUDY.token_sweep.pair),
+        mem_mb=lambda wildcards: memory(STUDY.token_sweep.pair),
         gpu=gpus(STUDY.token_sweep.pair),
     shell:
         PAPERMILL + TO_LOG
@@ -200,7 +200,7 @@ rule polarization:
         f"{OUT}/benchmarks/05_polarization.tsv"
     threads: HALF
     resources:
-        mem_mb=largest(memory),
+        mem_mb=lambda wildcards: largest(memory),
         gpu=largest(gpus),
     shell:
         PAPERMILL + TO_LOG
@@ -219,7 +219,7 @@ rule specialization:
         f"{OUT}/benchmarks/06_specialization.tsv"
     threads: HALF
     resources:
-        mem_mb=largest(memory),
+        mem_mb=lambda wildcards: largest(memory),
         gpu=largest(gpus),
     shell:
         PAPERMILL + TO_LOG
@@ -239,7 +239,7 @@ rule codesearchnet:
     priority: 1  # it takes longest
     threads: HALF  # it trains on one sequence at a time, which more threads make no faster
     resources:
-        mem_mb=largest(memory),
+        mem_mb=lambda wildcards: largest(memory),
         gpu=largest(gpus),
     shell:
         PAPERMILL + TO_LOG

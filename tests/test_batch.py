@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 from collections import namedtuple
+from pathlib import Path
 from types import SimpleNamespace
 
 import nbformat
@@ -67,6 +68,29 @@ def test_a_failure_is_told_once_with_the_error_of_the_notebook(engine, capsys):
     assert "03_scaling" in head and head.endswith("FAILED")
     code = ["# the second", "x = {}", "x['tokens']"]
     assert [line.strip() for line in said] == ["KeyError: 'tokens'", "in code cell 2:", *code, f"its log: {engine.log}"]
+
+
+def test_a_job_that_is_tried_again_is_one_job(engine, capsys):
+    for event in ({"event": LogEvent.JOB_ERROR, "jobid": 7}, {"event": LogEvent.JOB_FINISHED, "job_id": 7}):
+        engine.start(7, "02_matching/a+b")
+        engine.send(**event)
+    engine.start(8, "01_alignment")
+    engine.send(LogEvent.JOB_FINISHED, job_id=8)
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("[")]
+    assert [line.split()[1] for line in lines] == ["1/11]", "1/11]", "2/11]"]
+    assert lines[0].endswith("FAILED") and not lines[1].endswith("FAILED")
+
+
+@pytest.mark.parametrize(
+    ("output", "title"),
+    [
+        ("notebooks/micro/notebooks/02_matching/a-1.4b+b.ipynb", "02_matching a-1.4b+b"),
+        ("my results/micro/shards/a--b.untrained-1/screen.1-of-4.safetensors", "shards a--b.untrained-1 screen.1-of-4"),
+        ("/shards/micro/matches/a--b.parquet", "matches a--b"),
+    ],
+)
+def test_a_job_is_called_by_what_it_makes(output, title):
+    assert batch.title(Path(output)) == title
 
 
 def test_where_no_notebook_can_be_read_the_end_of_the_log_and_a_full_disk_are_named(engine, capsys, monkeypatch):

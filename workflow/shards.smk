@@ -76,7 +76,7 @@ rule screened:
     params:
         who=who,
     resources:
-        mem_mb=2 * memory([]),  # what is joined, and the next share
+        mem_mb=lambda wildcards: 2 * memory([]),  # what is joined, and the next share
     shell:
         SHARE + "--join {input:q} --to {output:q}" + TO_LOG
 
