@@ -13,6 +13,7 @@ import torch
 
 from rosetta.matching.cost import ROWS, cheaper, positions_of, rows_that_fit
 from rosetta.matching.equals import lower_first
+from rosetta.matching.memory import with_less_memory
 from rosetta.matching.nearest import Neighbours, exact, mutual_pairs, neighbours, widths
 from rosetta.matching.rates import Rates, nominal
 from rosetta.matching.rounds import Round, run, together
@@ -221,14 +222,15 @@ def matching(
         raise ValueError(f"method is {method!r}; allowed are auto, {', '.join(OPTIONS)}")
     if strange := sorted({*options} - {*OPTIONS[method]}):
         raise ValueError(f"method {method!r} has no option {', '.join(strange)}; it has {OPTIONS[method] or 'none'}")
-    if method == "exact":
-        return lower_first(exact(n_a, n_b, k, memory_bytes, device, twin))
-    if method == "bfloat16":
-        return lower_first(by_products(n_a, n_b, k, twin=twin, memory_bytes=memory_bytes, device=device, **options))
-    share = memory_bytes // (1 + twin)
-    return lower_first(_all_of([
-        by_sketches(n_a, n_b, k, memory_bytes=share, device=device, **options) for _ in range(1 + twin)
-    ]))  # fmt: skip
+    sizes = n_a, n_b, k
+    ways = {
+        "exact": lambda memory: exact(*sizes, memory, device, twin),
+        "bfloat16": lambda memory: by_products(*sizes, twin=twin, memory_bytes=memory, device=device, **options),
+        "sketch": lambda memory: _all_of([
+            by_sketches(*sizes, memory_bytes=memory // (1 + twin), device=device, **options) for _ in range(1 + twin)
+        ]),
+    }  # fmt: skip
+    return lower_first(with_less_memory(ways[method], memory_bytes, device))
 
 
 def _all_of(ways: list) -> Generator:
