@@ -1,9 +1,11 @@
 """One papermill run per notebook, and one run of 02_matching per point of the curves (Table 2).
 
-    snakemake -n                                    what would run, micro profile
-    snakemake --cores 2 --config profile=small      pairs side by side
+    snakemake -n                                                            what would run, micro profile
+    snakemake --cores 2 --config profile=small                              pairs side by side
+    snakemake --workflow-profile workflow/slurm --config profile=paper      as jobs of a Slurm cluster
 """
 
+import re
 import sys
 from glob import glob
 
@@ -58,6 +60,11 @@ def pairs_first(wildcards):
     return matched(pair for pair in STUDY.pairs_of(point) if pair != point)
 
 
+def shards_first(wildcards):
+    """Where positions are shared out over jobs, a pair's MatchTables are made before its notebook, which finds them there."""
+    return tables_of(POINTS[wildcards.point]) if STUDY.shards > 1 else []
+
+
 #: What defines the Rosetta Neurons of notebooks 05 and 06.
 ROSETTA = matched(
     [pair for family in STUDY.properties.rosetta for _, pair in STUDY.family_points(family)]
@@ -73,6 +80,33 @@ def weights(wildcards):
     inputs run first, so no large pair is left to run alone at the end."""
     sources = [STUDY.models[name].source for name in POINTS[wildcards.point]]
     return [file for source in sources for file in sorted(glob(f"{source}/*.safetensors"))]
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# What a job asks of a cluster; on one machine nobody asks
+
+
+def memory(names):
+    """MB for a job that holds some models: what the profile gives for activations and tables, the weights, which pass
+    through it to their device, and 4 GB for Python with its libraries and the embeddings.
+
+    An MLP of width w has 0.5 w^2 weights and its attention 0.25 w^2, at the usual width of 4 a number of the stream.
+    """
+    weights = sum(0.75 * STUDY.models[name].layers * STUDY.models[name].mlp_width ** 2 for name in names)
+    size = {"float32": 4, "bfloat16": 2}[STUDY.dtype]
+    return int(2**10 * (STUDY.memory_gb + 4) + size * weights / 2**20)
+
+
+def gpus(names):
+    """None for the CPU, one for all models that share it, or else one for each that is named; for a model spread over
+    all of a machine's, as many as ``--config gpus=8`` says."""
+    devices = {STUDY.models[name].device or STUDY.device for name in names} - {"cpu", "mps"}
+    return int(config.get("gpus", 8)) if "spread" in devices else len(devices)
+
+
+def largest(of):
+    """The most of anything that one model asks for."""
+    return max(of([name]) for name in STUDY.models)
 
 
 # What a notebook is made from: a change of the library or the profile runs it again, and what it kept is
@@ -98,6 +132,7 @@ rule alignment:
 rule matching:
     input:
         pairs_first,
+        shards_first,
         weights,
         notebook="notebooks/02_matching.ipynb",
         library=LIBRARY,
@@ -108,6 +143,9 @@ rule matching:
     benchmark:
         f"{OUT}/benchmarks/02_matching/{{point}}.tsv"
     priority: 2  # before all that does not wait for every point
+    resources:
+        mem_mb=lambda wildcards: memory(POINTS[wildcards.point]),
+        gpu=lambda wildcards: gpus(POINTS[wildcards.point]),
     shell:
         PAPERMILL + " -p point {wildcards.point:q}" + TO_LOG
 
@@ -125,6 +163,9 @@ rule scaling:
         f"{OUT}/benchmarks/03_scaling.tsv"
     priority: 5
     threads: HALF
+    resources:
+        mem_mb=memory(STUDY.token_sweep.pair),
+        gpu=gpus(STUDY.token_sweep.pair),
     shell:
         PAPERMILL + TO_LOG
 
@@ -158,6 +199,9 @@ rule polarization:
     benchmark:
         f"{OUT}/benchmarks/05_polarization.tsv"
     threads: HALF
+    resources:
+        mem_mb=largest(memory),
+        gpu=largest(gpus),
     shell:
         PAPERMILL + TO_LOG
 
@@ -174,6 +218,9 @@ rule specialization:
     benchmark:
         f"{OUT}/benchmarks/06_specialization.tsv"
     threads: HALF
+    resources:
+        mem_mb=largest(memory),
+        gpu=largest(gpus),
     shell:
         PAPERMILL + TO_LOG
 
@@ -191,5 +238,13 @@ rule codesearchnet:
         f"{OUT}/benchmarks/07_codesearchnet.tsv"
     priority: 1  # it takes longest
     threads: HALF  # it trains on one sequence at a time, which more threads make no faster
+    resources:
+        mem_mb=largest(memory),
+        gpu=largest(gpus),
     shell:
         PAPERMILL + TO_LOG
+
+
+if STUDY.shards > 1:
+
+    include: "workflow/shards.smk"

@@ -216,6 +216,19 @@ def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
     return path
 
 
+def matched_in_shards(job, folder: Path, of: int) -> tuple:
+    """The MatchTables of a `shards.Job`, by what the rules of workflow/shards.smk do one after the other."""
+    after = []
+    for name in ("screen", "verify"):
+        shares = [folder / f"{name}.{i}-of-{of}" for i in range(1, of + 1)]
+        for i, path in enumerate(shares, 1):
+            job.share(i, of, after, path)
+        if not after:
+            job.join(shares, after, folder / "screened")
+            after = [folder / "screened"]
+    return job.match(shares, after)
+
+
 def mutual(corr: np.ndarray) -> set[tuple[int, int]]:
     corr = np.where(np.isnan(corr), -np.inf, corr)
     return {

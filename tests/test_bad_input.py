@@ -27,7 +27,7 @@ FLOATS, HUGE = (math.nan, math.inf, -math.inf), 10**400
 #: Dotted key of the smoke profile -> values that are refused there.
 WHOLE = (0, -1, 1.5, "5", True, None, [3], {}, HUGE, *FLOATS)
 VALUES = {
-    **dict.fromkeys(("tokens", "sequences_per_batch", "contexts.tokens", "contexts.n", "properties.bootstrap"), WHOLE),
+    **dict.fromkeys(("tokens", "sequences_per_batch", "shards", "contexts.tokens", "contexts.n", "properties.bootstrap"), WHOLE),
     "context": (7, 0, 100.0, "64", True, None, 10_000_000),
     "memory_gb": (0, -1, "1", True, None, HUGE, *FLOATS),
     "seed": (1.0, "1", True, None, 2**40, *FLOATS),

@@ -1,4 +1,4 @@
-"""What the batch says while it runs: a line for each notebook that is done, and what stopped one that failed.
+"""What the batch says while it runs: a line for each job that is done, and what stopped one that failed.
 
 The Snakefile attaches `Lines` to the engine's log. ``python -m rosetta.batch`` is papermill, with one fault of the way it
 talks to a kernel mended.
@@ -22,7 +22,7 @@ WARNINGS = ("WARNING", "ERROR", "CRITICAL", "Warning:")
 class Lines(logging.Handler):
     """Prints ``[ 7/33] 02_matching pythia-64x4+opt-64x4   41 s`` for each job of the engine that ends."""
 
-    jobs, done, total = {}, 0, 0
+    jobs, ended, total = {}, frozenset(), 0
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -40,23 +40,25 @@ class Lines(logging.Handler):
         if jobid not in self.jobs:  # told already
             return
         job, started = self.jobs.pop(jobid)
-        notebook, log = Path(job.output[0]), Path(job.log[0])
-        self.done += 1
-        count = f"[{self.done:>{len(str(self.total))}}/{self.total}]"
-        said = why(notebook, log) if failed else [line for line in _lines(log) if any(w in line for w in WARNINGS)][-3:]
+        output, log = Path(job.output[0]), Path(job.log[0])
+        self.ended |= {jobid}  # one that failed may be tried again
+        count = f"[{len(self.ended):>{len(str(self.total))}}/{self.total}]"
+        said = why(output, log) if failed else [line for line in _lines(log) if any(w in line for w in WARNINGS)][-3:]
         took = f"{time.monotonic() - started:5.0f} s{'  FAILED' if failed else ''}"
-        print("\n    ".join([f"{count} {title(notebook):<52} {took}", *said]), flush=True)
+        print("\n    ".join([f"{count} {title(output):<52} {took}", *said]), flush=True)
 
 
-def title(notebook: Path) -> str:
-    """``02_matching a+b`` for ``results/micro/notebooks/02_matching/a+b.ipynb``."""
-    return " ".join(notebook.with_suffix("").as_posix().rpartition("/notebooks/")[2].split("/"))
+def title(output: Path) -> str:
+    """``02_matching a+b`` for ``results/micro/notebooks/02_matching/a+b.ipynb``, ``matches a--b`` for its MatchTable."""
+    parts = output.with_suffix("").parts
+    start = max(i for i, folder in enumerate(parts[:-1]) if folder in ("notebooks", "shards", "matches"))
+    return " ".join(parts[start:]).removeprefix("notebooks ")
 
 
-def why(notebook: Path, log: Path) -> list[str]:
-    """What stopped a notebook: its last error and the cell, or the end of its log, and whether the disk is full."""
-    said = last_error(notebook) or _lines(log)[-8:]
-    folder = next(folder for folder in notebook.resolve().parents if folder.is_dir())
+def why(output: Path, log: Path) -> list[str]:
+    """What stopped a job: a notebook's last error and the cell, or the end of its log, and whether the disk is full."""
+    said = (output.suffix == ".ipynb" and last_error(output)) or _lines(log)[-8:]
+    folder = next(folder for folder in output.resolve().parents if folder.is_dir())
     if shutil.disk_usage(folder).free < 2**20:
         said = [*said, f"no space left on the disk of {folder}; make room and run again"]
     return [*said, f"its log: {log}"]

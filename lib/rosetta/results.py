@@ -194,7 +194,6 @@ def keep_file(path: Path, parameters: dict, write: Callable[[Path], Any]) -> Pat
 
 
 def _keep(path: Path, parameters: dict, write: Callable[[Path], Any]) -> None:
-    parameters = json.loads(json.dumps(parameters))
     reason = why_stale(path, parameters)
     if reason:
         if path.exists():
@@ -210,6 +209,7 @@ def vouch(path: Path, parameters: dict) -> None:
 
 def why_stale(path: Path, parameters: dict) -> str | None:
     """None if the file was made whole with these parameters, otherwise what is wrong with it."""
+    parameters = json.loads(json.dumps(parameters))
     if not path.exists():
         return "is not there"
     try:

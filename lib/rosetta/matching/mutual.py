@@ -14,7 +14,7 @@ import torch
 from rosetta.matching.cost import ROWS, cheaper, positions_of, rows_that_fit
 from rosetta.matching.equals import lower_first
 from rosetta.matching.nearest import Neighbours, exact, mutual_pairs, neighbours, widths
-from rosetta.matching.rates import nominal
+from rosetta.matching.rates import Rates, nominal
 from rosetta.matching.rounds import Round, run, together
 from rosetta.matching.screening import by_products, by_sketches
 
@@ -159,17 +159,28 @@ def _matched(
     batches, n_a, n_b = widths(batches, layers)
     layers, choice = layers or ([n_a], [n_b]), {}
     if method == "auto":
+        again, reading = iter(batches) is not batches, getattr(batches, "flop", 0)
         methods, positions = expected
-        rows = rows_that_fit(n_a, n_b, memory_bytes, options.get("rows", ROWS), kept is not None)
-        method, why = cheaper(
-            n_a, n_b, positions_of(batches) or positions, memory_bytes, rows,
-            iter(batches) is not batches, nominal(device), methods, getattr(batches, "flop", 0),
+        method, options, why = chosen(
+            n_a, n_b, positions_of(batches) or positions, memory_bytes, nominal(device), methods, kept is not None, again,
+            reading, **options,
         )  # fmt: skip
         logger.info("%s with %s: method '%s'; %s", *names, method, why)
         choice = {"why": why}
-        options = {name: value for name, value in (options | {"rows": rows}).items() if name in OPTIONS[method]}
     rounds = matching(n_a, n_b, k, method, twin=kept is not None, memory_bytes=memory_bytes, device=device, **options)
     return tuple(match_table(*found, names, layers, choice) for found in run(rounds, batches, kept))
+
+
+def chosen(
+    n_a: int, n_b: int, positions: int | None, memory_bytes: int, rates: Rates,
+    methods: Sequence[str] = ("exact", "bfloat16", "sketch"), twin: bool = False, again: bool = True, reading: float = 0,
+    **options,
+) -> tuple[str, dict, str]:  # fmt: skip
+    """What ``method="auto"`` takes: the method (`cost.cheaper`), those of the options that it has, and why."""
+    rows = rows_that_fit(n_a, n_b, memory_bytes, options.get("rows", ROWS), twin)
+    method, why = cheaper(n_a, n_b, positions, memory_bytes, rows, again, rates, methods, reading)
+    options |= {"rows": rows}
+    return method, {name: value for name, value in options.items() if name in OPTIONS[method]}, why
 
 
 #: What each method may be told.

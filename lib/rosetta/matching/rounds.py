@@ -280,6 +280,21 @@ def run(rounds: Generator[Round, Round, Any], batches: Iterable, kept: np.ndarra
             return end.value
 
 
+def unusable(path: str | Path, **parameters) -> str | None:
+    """What keeps a saved round from being of use where these parameters are expected; None if nothing does.
+
+    Only what the file says of itself is read.
+    """
+    try:
+        with safe_open(str(path), "pt") as file:
+            facts = file.metadata() or {}
+    except Exception as error:  # safetensors raises its own, which is an Exception and no more
+        return f"cannot be read as a round ({error})"
+    made_with, wanted = json.loads(facts.get("parameters", "{}")), json.loads(json.dumps(parameters))
+    other = [name for name in sorted(wanted) if made_with.get(name) != wanted[name]]
+    return f"was made with another {', '.join(other)}" if other else None
+
+
 def _check_lengths(positions: int, first: int | None, keys: np.ndarray | None, kept: np.ndarray | None) -> None:
     if first is not None and positions != first:
         raise ValueError(f"the batches changed between two readings: {first} positions first, then {positions}")

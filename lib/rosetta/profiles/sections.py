@@ -330,6 +330,7 @@ class Settings(Section):
     explorer: Explorer
     filtering: Filtering
     sequences_per_batch: Count
+    shards: Count
     memory_gb: Annotated[Real, Field(gt=0, le=10**6), Words("a number above 0 (and at most 10^6)")]
     dtype: Annotated[Literal["float32", "bfloat16"], Words("float32 or bfloat16")]
     device: Annotated[str, Field(pattern=f"^(auto|{DEVICE})$"), Words("auto, cpu, cuda or cuda:N")]

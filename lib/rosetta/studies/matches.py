@@ -24,7 +24,7 @@ from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untraine
 from rosetta.models.load import load as load_model
 from rosetta.profiles.profile import Profile, ProfileError
 from rosetta.profiles.profile import load as load_profile
-from rosetta.results import keep
+from rosetta.results import keep, made_by, why_stale
 from rosetta.sources import environment, text
 from rosetta.sources.document import Document, excerpt
 from rosetta.studies.budget import Budgeted
@@ -208,9 +208,8 @@ class Study:
         """
         first = self.profile.nulls.permuted_tokens
         return [
-            self._kept(
-                pair,
-                {"permuted": seed} | _first(first),
+            keep(
+                *self._place(pair, {"permuted": seed} | _first(first)),
                 lambda seed=seed: self.match(nulls.Permuted(self.trained(pair, first), seed), max(self.profile.k)),
             )
             for seed in self.profile.nulls.permutation_seeds
@@ -221,41 +220,57 @@ class Study:
         first = self.profile.nulls.permuted_tokens
         if first is None:
             return self.matches(pair)
-        return self._kept(pair, _first(first), lambda: self.match(self.trained(pair, first), max(self.profile.k)))
+        return keep(
+            *self._place(pair, _first(first)), lambda: self.match(self.trained(pair, first), max(self.profile.k))
+        )
 
     def _kept_both(self, pair, untrained_seed: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Two models' MatchTables over all positions and over thinned ones, which are made together."""
-        t = self.profile.positions.t
-
-        @cache
-        def both() -> tuple[pd.DataFrame, pd.DataFrame]:
+        def match() -> tuple[pd.DataFrame, pd.DataFrame]:
             batches = self.trained(pair) if untrained_seed is None else self._untrained(pair, untrained_seed)
-            return self.match(batches, max(self.profile.k), _thinning(self.pieces(pair), t, self.profile.seed))
+            thinned = _thinning(self.pieces(pair), self.profile.positions.t, self.profile.seed)
+            return self.match(batches, max(self.profile.k), thinned)
 
-        null = {} if untrained_seed is None else {"untrained": untrained_seed}
-        return (self._kept(pair, null, lambda: both()[0]), self._kept(pair, {**null, "thinned": t}, lambda: both()[1]))
+        return self.keep_both(pair, untrained_seed, match)
+
+    def keep_both(self, pair, untrained_seed: int | None, match: Callable) -> tuple[pd.DataFrame, pd.DataFrame]:
+        """Two models' MatchTables over all positions and over thinned ones, which `match` makes together if need be."""
+        both = cache(match)
+        of_all, of_thinned = self._places(pair, untrained_seed)
+        return keep(*of_all, lambda: both()[0]), keep(*of_thinned, lambda: both()[1])
+
+    def why_stale(self, pair, untrained_seed: int | None) -> dict[Path, str | None]:
+        """For the files of these two tables, what is wrong with each; None if nothing is."""
+        places = self._places(pair, untrained_seed)
+        return {path: why_stale(path, made_with | made_by(__name__)) for path, made_with in places}
+
+    def _places(self, pair, untrained_seed: int | None) -> list[tuple[Path, dict]]:
+        of_all = {} if untrained_seed is None else {"untrained": untrained_seed}
+        return [self._place(pair, variant) for variant in (of_all, {**of_all, "thinned": self.profile.positions.t})]
 
     def match(self, batches, k: int = 1, kept: np.ndarray | None = None):
         """The MatchTable of these batches, or both where some positions are kept, by the profile's method."""
-        asked, memory = self.profile.matching, int(self.profile.memory_gb * 2**30)
-        # Under permutation every correlation is sampling noise, which no sketch can order (4.2).
-        methods = ("exact", "bfloat16") if isinstance(batches, nulls.Permuted) else ("exact", "bfloat16", "sketch")
+        settings = self.settings(isinstance(batches, nulls.Permuted)) | {"positions": self.profile.tokens}
+        if kept is None:
+            return match_batches(batches, k, **settings)
+        return match_thinned(batches, kept, k, **settings)
+
+    def settings(self, permuted: bool = False) -> dict:
+        """What `match_batches` is told of method, memory and device."""
+        asked, methods = self.profile.matching, ("exact", "bfloat16", "sketch")
+        if permuted:  # every correlation is sampling noise then, which no sketch can order (4.2)
+            methods = ("exact", "bfloat16")
         method = asked.method if asked.method in methods else "auto"
-        settings = {"memory_bytes": memory, "device": self.device}
-        if method == "auto":
-            settings |= {"methods": methods, "positions": self.profile.tokens}
+        settings = {"method": method, "memory_bytes": int(self.profile.memory_gb * 2**30), "device": self.device}
         if method in ("auto", "sketch"):
             settings |= {"rows": asked.rows, "exact_share": asked.exact_share}
-        if kept is None:
-            return match_batches(batches, k, method, **settings)
-        return match_thinned(batches, kept, k, method, **settings)
+        return settings | {"methods": methods}
 
-    def _kept(self, pair, variant: dict, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        """``a--b.parquet``, or that of a variant: ``a--b.untrained-1.parquet``, ``a--b.first-10000.parquet``."""
+    def _place(self, pair, variant: dict) -> tuple[Path, dict]:
+        """``a--b.parquet``, or that of a variant, ``a--b.untrained-1.first-10000.parquet``; and what it is made with."""
         suffix = "".join(f".{what}-{value}" for what, value in variant.items())
         path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
         how = {"k": max(self.profile.k), "matching": self.profile.matching.model_dump()}
-        return keep(path, self.parameters(pair) | how | variant, make)
+        return path, self.parameters(pair) | how | variant
 
     def parameters(self, names: Iterable[str]) -> dict:
         """All that the activations of some models depend on, but for code."""

@@ -1,0 +1,119 @@
+"""The rules of pairs whose positions are shared out over jobs (`rosetta.studies.shards`).
+
+Screen shards, join them, verify shards, join these for the MatchTables, which the pair's notebook finds made. A third
+reading, should one be needed, is the last job's own. The permuted null stays in the notebook's job: it sets positions of
+one shard against those of another.
+"""
+
+NULLS = {"": [], **{f".untrained-{seed}": ["--untrained", seed] for seed in STUDY.nulls.untrained_seeds}}
+#: Who is matched, by the name that `Study` gives the MatchTables.
+TABLES = {f"{a}--{b}{null}": [a, b, *seed] for a, b in STUDY.pairs for null, seed in NULLS.items()}
+MATCHES, SHARDS = f"{OUT}/matches/{{tables}}", f"{OUT}/shards/{{tables}}"
+SHARE = (
+    KEEP_MEMORY + "OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.studies.shards {PROFILE:q} {RESULTS:q} "
+    "{params.who:q} "
+)
+
+if workflow.exec_mode == ExecMode.DEFAULT:
+    from rosetta.studies import shards
+
+    # Tables and shards that are of no use are removed, and made again because they are not there. Tables that are
+    # are taken as they are.
+    TODO = shards.stale(STUDY, RESULTS, remove=not workflow.output_settings.dryrun)
+else:
+    TODO = TABLES
+
+
+scattergather:
+    shards=STUDY.shards,
+
+
+wildcard_constraints:
+    tables="|".join(map(re.escape, TODO)) or "none",
+
+
+def tables_of(point):
+    """The MatchTables of a pair, trained and untrained; none of a point of more models, which has none of its own."""
+    return [f"{OUT}/matches/{name}.parquet" for name, (a, b, *_) in TABLES.items() if (a, b) == point]
+
+
+def who(wildcards):
+    return TABLES[wildcards.tables]
+
+
+def models_of(wildcards):
+    return TABLES[wildcards.tables][:2]
+
+
+def all_of(name):
+    """The shards' files."""
+    return lambda wildcards: gather.shards(f"{SHARDS}/{name}.{{scatteritem}}.safetensors", tables=wildcards.tables)
+
+
+rule screen:
+    output:
+        temp(f"{SHARDS}/screen.{{scatteritem}}.safetensors"),
+    log:
+        f"{OUT}/logs/shards/{{tables}}/screen.{{scatteritem}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/shards/{{tables}}/screen.{{scatteritem}}.tsv"
+    params:
+        who=who,
+    resources:
+        mem_mb=lambda wildcards: memory(models_of(wildcards)),
+        gpu=lambda wildcards: gpus(models_of(wildcards)),
+    shell:
+        SHARE + "--shard {wildcards.scatteritem} --to {output:q}" + TO_LOG
+
+
+rule screened:
+    input:
+        all_of("screen"),
+    output:
+        temp(f"{SHARDS}/screened.safetensors"),
+    log:
+        f"{OUT}/logs/shards/{{tables}}/screened.log",
+    params:
+        who=who,
+    resources:
+        mem_mb=2 * memory([]),  # what is joined, and the next share
+    shell:
+        SHARE + "--join {input:q} --to {output:q}" + TO_LOG
+
+
+rule verify:
+    input:
+        f"{SHARDS}/screened.safetensors",
+    output:
+        temp(f"{SHARDS}/verify.{{scatteritem}}.safetensors"),
+    log:
+        f"{OUT}/logs/shards/{{tables}}/verify.{{scatteritem}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/shards/{{tables}}/verify.{{scatteritem}}.tsv"
+    params:
+        who=who,
+    resources:
+        mem_mb=lambda wildcards: memory(models_of(wildcards)),
+        gpu=lambda wildcards: gpus(models_of(wildcards)),
+    shell:
+        SHARE + "--after {input:q} --shard {wildcards.scatteritem} --to {output:q}" + TO_LOG
+
+
+rule matched:
+    input:
+        screened=f"{SHARDS}/screened.safetensors",
+        verified=all_of("verify"),
+    output:
+        f"{MATCHES}.parquet",
+        f"{MATCHES}.thinned-{STUDY.positions.t}.parquet",
+    log:
+        f"{OUT}/logs/shards/{{tables}}/matched.log",
+    benchmark:
+        f"{OUT}/benchmarks/shards/{{tables}}/matched.tsv"
+    params:
+        who=who,
+    resources:
+        mem_mb=lambda wildcards: memory(models_of(wildcards)),
+        gpu=lambda wildcards: gpus(models_of(wildcards)),
+    shell:
+        SHARE + "--after {input.screened:q} --join {input.verified:q}" + TO_LOG
