@@ -162,10 +162,9 @@ class Moments:
         """Hand a batch, shifted and scaled, to ``take(part, rows)`` a few rows at a time; the part may be written to."""
         x = self._begin(x)
         total, squares = torch.zeros_like(self.mean), torch.zeros_like(self.mean)
-        rows = ROWS if x.device.type == "cpu" else len(x)
-        room, squared = (torch.empty(min(rows, len(x)), x.shape[1], device=x.device) for _ in range(2))
-        for start in range(0, len(x), rows):
-            n = min(rows, len(x) - start)
+        room, squared = (torch.empty(min(ROWS, len(x)), x.shape[1], device=x.device) for _ in range(2))
+        for start in range(0, len(x), ROWS):
+            n = min(ROWS, len(x) - start)
             part = torch.sub(x[start : start + n], self.shift, out=room[:n]).mul_(self.scale)
             total += part.sum(0)
             squares += torch.square(part, out=squared[:n]).sum(0)

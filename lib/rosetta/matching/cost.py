@@ -18,7 +18,7 @@ ROWS = 16_384
 VERIFIED = {"bfloat16": (3, 24), "sketch": (6, 24)}
 #: With fewer rows an estimate says little: with 256 it is off by up to half of all there is.
 FEWEST_ROWS = 256
-#: Share of the table that certified sketches leave to be done exactly. With `ROWS` rows and k = 1 it was .1 to .6 for pairs of
+#: Share of the table that certified sketches leave to be done exactly. With 4,096 rows and k = 1 it was .1 to .6 for pairs of
 #: the zoo of 1,024 to 3,072 neurons a side, and .9 on synthetic activations; with k = 10 nearly all.
 EXACT_SHARE = 0.5
 #: Bytes moved for each number that a reading adds to a sketch.

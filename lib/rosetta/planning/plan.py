@@ -1,7 +1,4 @@
-"""The plan of a profile: what each run would take, as text, and a refusal where one does not fit.
-
-python -m rosetta.planning.plan paper 8xA100 H200
-"""
+"""The plan of a profile on a machine, and a refusal where a run does not fit."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
