@@ -10,7 +10,7 @@ export TOKENIZERS_PARALLELISM = true
 export HF_HUB_DISABLE_TELEMETRY = 1
 export PYTHONUNBUFFERED = 1
 
-.PHONY: env reproduce plan figures test lab lint format zoo bench bench-theory pins clean
+.PHONY: env reproduce plan figures test lab lint format zoo bench bench-matching bench-theory pins clean
 
 # uv, from the machine or into a private environment of its own.
 UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
@@ -58,6 +58,15 @@ bench: env  ## speed and memory of every stage, for the largest pair of the zoo
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/properties.py
+
+# Rows are added to figures/matching_cost.csv, so what is there already is moved away by hand.
+bench-matching: env  ## matching by every method, 4,096 to 16,384 made-up neurons a side, and a pair of the zoo (half an hour)
+	$(BIN)/python benchmarks/matching.py --neurons 16384 --positions 200000 --pairs --methods exact sketch bfloat16 \
+	    --record figures/matching_cost.csv
+	$(BIN)/python benchmarks/matching.py --neurons 8192 4096 --positions 200000 --pairs \
+	    --methods exact sketch bfloat16 "bfloat16 sums" --record figures/matching_cost.csv
+	$(BIN)/python benchmarks/matching.py --neurons --pairs pythia-128x6+opt-128x6 --record figures/matching_cost.csv \
+	    --plot figures/matching_cost.png
 
 bench-theory: env  ## the simulation's two samplers against each other, and its full grid
 	$(BIN)/python benchmarks/theory.py
