@@ -25,9 +25,10 @@ from rosetta.studies.shards import Job
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 PROFILE = ROOT / "workflow" / "slurm"
-#: What one small node without accounting needs beside the committed profile.
+#: What one small node without accounting needs beside the committed profile. Its jobs are looked at 5, 20 and 45 seconds
+#: after they were submitted.
 HERE = ["--workflow-profile", str(PROFILE), "--max-threads", "1", "--latency-wait", "5", "--slurm-status-command", "squeue",
-        "--slurm-init-seconds-before-status-checks", "15"]  # fmt: skip
+        "--slurm-init-seconds-before-status-checks", "5"]  # fmt: skip
 
 pytestmark = [
     pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons are started, which takes root"),
