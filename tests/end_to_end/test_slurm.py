@@ -1,6 +1,7 @@
 """The batch on a cluster: a real Slurm of one node, brought up here on loopback, as root.
 
-Where there is no Slurm the test is skipped; ``.ci/run`` installs it (``apt-get install slurm-wlm munge``).
+Run with ``pytest -m slurm -p no:xdist``, as ``.ci/run`` does after all others. Where there is no Slurm the test is skipped;
+``.ci/run`` installs it (``apt-get install slurm-wlm munge``).
 """
 
 import os
@@ -31,6 +32,7 @@ HERE = ["--workflow-profile", str(PROFILE), "--max-threads", "1", "--latency-wai
         "--slurm-init-seconds-before-status-checks", "5"]  # fmt: skip
 
 pytestmark = [
+    pytest.mark.slurm,
     pytest.mark.skipif(os.geteuid() != 0, reason="Slurm's daemons are started, which takes root"),
     pytest.mark.skipif(
         not all(map(shutil.which, DAEMONS)),
