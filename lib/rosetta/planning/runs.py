@@ -44,7 +44,7 @@ def candidates(
     n_a, n_b = (profile.models[name].neurons for name in pair)
     count, asked = positions(profile, variant), profile.matching
     of = costs(
-        n_a, n_b, count, memory_bytes(profile), max(profile.k), variant in ("trained", "untrained"), asked.rows,
+        n_a, n_b, count, memory_bytes(profile), profile.k_of(pair), variant in ("trained", "untrained"), asked.rows,
         min(EXACT_SHARE, asked.exact_share) if exact_share is None else exact_share,
     )  # fmt: skip
     can = [name for name in of if variant != "permuted" or name in IN_ORDER]

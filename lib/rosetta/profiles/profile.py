@@ -98,6 +98,11 @@ class Profile(Settings):
                 found.setdefault(frozenset(pair), pair)  # a pair that is matched in both orders counts once
         return list(found.values())
 
+    def k_of(self, pair: tuple[str, str]) -> int:
+        """The largest k that a pair is matched for: the profile's on the curve of Figure 25, and 1 elsewhere."""
+        on_curve = {frozenset(one) for point in self.curves[self.k_curve] for one in self.pairs_of(point)}
+        return max(self.k) if frozenset(pair) in on_curve else 1
+
     def anchor(self, point: tuple[str, ...]) -> str:
         """The stated anchor of a point, or the model that all its pairs share; of a plain pair, its first."""
         shared = set.intersection(*map(set, self.pairs_of(point)))

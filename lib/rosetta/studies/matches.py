@@ -187,7 +187,7 @@ class Study:
     # Matches
 
     def matches(self, pair: tuple[str, str]) -> pd.DataFrame:
-        """The MatchTable of two trained models (section 3), for the largest k of the profile."""
+        """The MatchTable of two trained models (section 3), for the largest k that is asked for of them (`Profile.k_of`)."""
         return self._kept_both(pair, None)[0]
 
     def thinned_matches(self, pair: tuple[str, str]) -> pd.DataFrame:
@@ -211,7 +211,7 @@ class Study:
         return [
             keep(
                 *self._place(pair, {"permuted": seed} | _first(first)),
-                lambda seed=seed: self.match(nulls.Permuted(self.trained(pair, first), seed), max(self.profile.k)),
+                lambda seed=seed: self.match(nulls.Permuted(self.trained(pair, first), seed), self.profile.k_of(pair)),
             )
             for seed in self.profile.nulls.permutation_seeds
         ]
@@ -222,14 +222,14 @@ class Study:
         if first is None:
             return self.matches(pair)
         return keep(
-            *self._place(pair, _first(first)), lambda: self.match(self.trained(pair, first), max(self.profile.k))
+            *self._place(pair, _first(first)), lambda: self.match(self.trained(pair, first), self.profile.k_of(pair))
         )
 
     def _kept_both(self, pair, untrained_seed: int | None) -> tuple[pd.DataFrame, pd.DataFrame]:
         def match() -> tuple[pd.DataFrame, pd.DataFrame]:
             batches = self.trained(pair) if untrained_seed is None else self._untrained(pair, untrained_seed)
             thinned = _thinning(self.pieces(pair), self.profile.positions.t, self.profile.seed)
-            return self.match(batches, max(self.profile.k), thinned)
+            return self.match(batches, self.profile.k_of(pair), thinned)
 
         return self.keep_both(pair, untrained_seed, match)
 
@@ -270,7 +270,7 @@ class Study:
         """``a--b.parquet``, or that of a variant, ``a--b.untrained-1.first-10000.parquet``; and what it is made with."""
         suffix = "".join(f".{what}-{value}" for what, value in variant.items())
         path = self.folder / "matches" / f"{pair[0]}--{pair[1]}{suffix}.parquet"
-        how = {"k": max(self.profile.k), "matching": self.profile.matching.model_dump()}
+        how = {"k": self.profile.k_of(pair), "matching": self.profile.matching.model_dump()}
         return path, self.parameters(pair) | how | variant
 
     def parameters(self, names: Iterable[str]) -> dict:

@@ -152,7 +152,7 @@ class Job:
             rates = PRESETS["H200"]
             method, settings, why = chosen(*sizes, len(self.segment), memory, rates, methods, twin=True, **settings)
             choice = {"why": why}
-        k = max(self.study.profile.k)
+        k = self.study.profile.k_of(self.pair)
         return matching(*sizes, k, method, twin=True, memory_bytes=memory, device=device, **settings), choice
 
     def _replay(self, way: Generator, after: Sequence[Path]) -> tuple[Round | None, Any]:
@@ -187,7 +187,7 @@ def parameters(study: Study, pair: tuple[str, str], untrained_seed: int | None) 
     """All that the rounds of a match depend on."""
     profile = study.profile
     return study.parameters(pair) | made_by(__name__) | {
-        "k": max(profile.k), "untrained": untrained_seed, "thinned": profile.positions.t, "memory_gb": profile.memory_gb,
+        "k": profile.k_of(pair), "untrained": untrained_seed, "thinned": profile.positions.t, "memory_gb": profile.memory_gb,
         "matching": profile.matching.model_dump(),
     }  # fmt: skip
 
