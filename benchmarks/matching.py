@@ -16,6 +16,7 @@ alone: what it takes to make or read the activations is timed apart, and counts 
 import argparse
 import json
 import multiprocessing
+import queue
 import resource
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -166,8 +167,7 @@ def compare(case: str, arguments) -> pd.DataFrame:
         answer = context.Queue()
         process = context.Process(target=measure, args=(method, case, arguments, answer))
         process.start()
-        row, pairs = answer.get()
-        process.join()
+        row, pairs = _answered(process, answer)
         pairs = set(map(tuple, pairs.tolist()))
         exact = pairs if method == "exact" else exact
         row["jaccard"] = np.nan if exact is None else len(pairs & exact) / max(1, len(pairs | exact))
@@ -178,6 +178,15 @@ def compare(case: str, arguments) -> pd.DataFrame:
         )
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def _answered(process, answer):
+    while True:
+        try:
+            return answer.get(timeout=1)
+        except queue.Empty:
+            if process.exitcode:  # it has said why
+                raise SystemExit(1) from None
 
 
 def plot(table: pd.DataFrame):
@@ -211,7 +220,7 @@ def main() -> None:
     parser.add_argument("--shared", type=float, default=0.3)
     parser.add_argument("--rank", type=int, default=32)
     parser.add_argument("--rows", type=int, default=16_384)
-    parser.add_argument("--memory-gb", type=float, default=4.0)
+    parser.add_argument("--memory-gb", type=float, default=5.0)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--record", type=Path, help="a CSV file to which the rows are added")

@@ -190,8 +190,10 @@ class _Standard:
             self.neurons = np.arange(n)
         self.all = len(self.neurons) == n
         self.index = torch.from_numpy(self.neurons).to(moments.mean.device)
-        parts = (moments.shift, moments.scale, moments.mean.float(), moments.norm().reciprocal().nan_to_num_(nan=0))
-        self.shift, self.scale, self.mean, self.unit = (part[self.index] for part in parts)
+        # The mean in the activations' own units. Its rounding matters only as a product of both neurons', which is nothing.
+        mean = moments.shift.double() + moments.mean / moments.scale.double()
+        unit = moments.scale * moments.norm().reciprocal().nan_to_num_(nan=0)
+        self.mean, self.unit = mean.float()[self.index], unit[self.index]
         self.room = torch.empty(0)
 
     def places(self, neurons: np.ndarray) -> np.ndarray:
@@ -203,7 +205,7 @@ class _Standard:
         x = (x if self.all else x.index_select(1, self.index)).float()
         if self.room.shape != x.shape:  # the same each time: new memory costs more than the arithmetic
             self.room = torch.empty_like(x)
-        return torch.sub(x, self.shift, out=self.room).mul_(self.scale).sub_(self.mean).mul_(self.unit)
+        return torch.sub(x, self.mean, out=self.room).mul_(self.unit)
 
 
 def _columns(x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
