@@ -60,7 +60,7 @@ bench: env  ## speed and memory of every stage, for the largest pair of the zoo
 	$(BIN)/python benchmarks/properties.py
 
 # Rows are added to figures/matching_cost.csv, so what is there already is moved away by hand.
-bench-matching: env  ## matching by method, 4,096 to 16,384 made-up neurons a side, and a pair of the zoo (40 minutes)
+bench-matching: env  ## matching by method, 4,096 to 16,384 made-up neurons a side, and a pair of the zoo
 	$(BIN)/python benchmarks/matching.py --neurons 16384 8192 4096 --positions 200000 --pairs \
 	    --methods exact sketch bfloat16 --record figures/matching_cost.csv
 	$(BIN)/python benchmarks/matching.py --neurons --pairs pythia-128x6+opt-128x6 --record figures/matching_cost.csv \

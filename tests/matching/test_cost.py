@@ -61,7 +61,7 @@ def test_readings_and_memory_by_hand():
     assert cost.sketch(*sizes, exact_share=0).readings == 2
     assert cost.sketch(*sizes, exact_share=0, rows=1024).memory == 8 * 1024 * 2**21 + 3 * 2**28
     assert cost.sketch(*sizes, rows=1024).lists == 64 * 12 * 2**21 and cost.exact(*sizes).lists == 0
-    assert cost.bfloat16(*sizes, k=10, thinned=True).lists == 2 * 20 * 12 * 2**21
+    assert cost.bfloat16(*sizes, k=10, thinned=True).lists == 2 * 32 * 12 * 2**21
     assert cost.sketch(*sizes, rows=1024).memory == 40 * GIB
     assert cost.sketch(*sizes, exact_share=0.1).readings == 2 + ceil(0.1 * 2**42 / (40 * GIB))
 

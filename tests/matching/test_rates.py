@@ -14,6 +14,7 @@ def here():
     return calibrated()
 
 
+@pytest.mark.timing
 def test_a_core_is_measured_in_a_moment(here):
     start = time.process_time()
     again = calibrated.__wrapped__()
@@ -22,6 +23,7 @@ def test_a_core_is_measured_in_a_moment(here):
         assert 0.3 < getattr(again, kind) / getattr(here, kind) < 3, kind
 
 
+@pytest.mark.timing
 def test_a_product_takes_what_the_rate_says():
     threads = torch.get_num_threads()
     torch.set_num_threads(1)  # of two, one would count its waiting for the other

@@ -155,11 +155,13 @@ def check(work, planned: Callable) -> None:
     raise AssertionError(f"measured over planned: {measured}")
 
 
+@pytest.mark.timing
 def test_reading_takes_what_is_planned(micro, readers):
     read(readers)
     check(lambda: read(readers), lambda: reading(micro, PAIR, 32 * 128))
 
 
+@pytest.mark.timing
 @pytest.mark.parametrize("method", ["exact", "bfloat16", "sketch"])
 def test_matching_takes_what_is_planned(readers, method):
     batches, tables = read(readers), []
@@ -171,6 +173,7 @@ def test_matching_takes_what_is_planned(readers, method):
     check(lambda: tables.append(match_batches(batches, 1, method)), planned)
 
 
+@pytest.mark.timing
 def test_matching_with_a_twin_takes_what_is_planned(readers):
     batches = 3 * read(readers)
     kept = np.random.default_rng(0).random(3 * 32 * 128) < 0.7

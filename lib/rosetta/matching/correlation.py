@@ -98,14 +98,13 @@ class PearsonAccumulator:
 
     def tensors(self) -> dict[str, torch.Tensor]:
         """All sums, by name; for a file."""
-        sides = {f"{name}.{key}": tensor for name in "ab" for key, tensor in getattr(self, name).tensors().items()}
-        return {"cross": self.cross, **sides}
+        return {"cross": self.cross, **named({"a": self.a.tensors(), "b": self.b.tensors()})}
 
     def take(self, tensors: dict[str, torch.Tensor], positions: int) -> None:
         """Have what `tensors` gave, of so many positions."""
         self.cross, self.positions = tensors["cross"].to(self.cross.device), positions
-        for name in "ab":
-            getattr(self, name).take({key[2:]: tensor for key, tensor in tensors.items() if key[:2] == f"{name}."})
+        self.a.take(part_of(tensors, "a"))
+        self.b.take(part_of(tensors, "b"))
 
     @property
     def dead(self) -> tuple[int, int]:
@@ -126,6 +125,16 @@ def check_batch(a: torch.Tensor, b: torch.Tensor, n_a: int, n_b: int) -> None:
     if a.ndim != 2 or b.ndim != 2 or len(a) != len(b) or (a.shape[1], b.shape[1]) != (n_a, n_b):
         expected = f"[T, {n_a}] and [T, {n_b}] with the same T"
         raise ValueError(f"a is {tuple(a.shape)} and b is {tuple(b.shape)}; expected {expected}")
+
+
+def named(parts: dict[str, dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """The tensors of several parts as those of one, ``part.name``; for a file."""
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def part_of(tensors: dict[str, torch.Tensor], part: str) -> dict[str, torch.Tensor]:
+    """What `named` was given of one part."""
+    return {name.removeprefix(f"{part}."): t for name, t in tensors.items() if name.startswith(f"{part}.")}
 
 
 def joined_weight(before: int, now: int) -> float:

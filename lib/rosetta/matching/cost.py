@@ -25,13 +25,13 @@ EXACT_SHARE = 0.5
 SKETCH_BYTES = 56
 #: Bytes of a sketch for each row and neuron: the sums, and as much again while estimates are made of them.
 ROW_BYTES = 8
-#: Candidates that are listed, and bytes of each on a list.
-LISTED, LISTED_BYTES = 64, 12
+#: Bytes of a candidate on a list.
+LISTED_BYTES = 12
 #: Bytes moved for each number of a finished table: it is divided by two norms, and cleared of what is undefined.
 TABLE_BYTES = 20
 #: A search for several candidates, in searches for the largest.
 SEVERAL = 3
-#: Bytes of a tile of estimates, and copies of it while candidates are sought.
+#: Bytes of a tile of estimates, which is no faster if larger, and copies of it while candidates are sought.
 TILE_BYTES, TILE_COPIES = 2**28, 3
 #: Times that a forward pass takes longer than a large product of as many FLOP: seen on a CPU's core with the zoo.
 READING = 2.5
@@ -145,8 +145,13 @@ def sketch(
     tile = TILE_COPIES * min(TILE_BYTES, 4 * table)
     screen = min(memory_bytes, sketch_bytes(n_a, n_b, rows, thinned) + tile)
     accumulators = int(min(memory_bytes, 4 * sets * cells))
-    lists = LISTED_BYTES * LISTED * sets * n
+    lists = LISTED_BYTES * listed("sketch", k) * sets * n
     return Cost("sketch", stages, 2 + again, max(screen, accumulators), lists, rows=rows, exact_share=exact_share)
+
+
+def listed(method: str, k: int) -> int:
+    """How many candidates a screen lists for each neuron, unless others are asked for."""
+    return {"bfloat16": max(32, 3 * k), "sketch": max(64, 2 * k)}[method]
 
 
 def sketch_bytes(n_a: int, n_b: int, rows: int, thinned: bool = False) -> int:
@@ -172,7 +177,7 @@ def _table(method, n_a, n_b, positions, memory_bytes, k, thinned) -> Cost:
         Stage("product", **{of_type: 2 * table * positions}),
         Stage("search", search=sought * sets * table, memory=TABLE_BYTES * sets * table),
     )
-    lists = LISTED_BYTES * max(16, 2 * k) * sets * (n_a + n_b) if method == "bfloat16" else 0
+    lists = LISTED_BYTES * listed(method, k) * sets * (n_a + n_b) if method == "bfloat16" else 0
     return Cost(method, stages, down * across, 4 * tables * height * width, lists, (height, width))
 
 

@@ -226,15 +226,11 @@ def matching(
     ways = {
         "exact": lambda memory: exact(*sizes, memory, device, twin),
         "bfloat16": lambda memory: by_products(*sizes, twin=twin, memory_bytes=memory, device=device, **options),
-        "sketch": lambda memory: _all_of([
+        "sketch": lambda memory: together([
             by_sketches(*sizes, memory_bytes=memory // (1 + twin), device=device, **options) for _ in range(1 + twin)
         ]),
     }  # fmt: skip
     return lower_first(with_less_memory(ways[method], memory_bytes, device))
-
-
-def _all_of(ways: list) -> Generator:
-    return [(yield from ways[0])] if len(ways) == 1 else list((yield from together(*ways)))
 
 
 def _names_and_layers(batches, k, names, layers) -> tuple:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from rosetta.matching.correlation import PearsonAccumulator, tiles
+from rosetta.matching.correlation import PearsonAccumulator, named, part_of, tiles
 from rosetta.matching.rounds import Round
 
 
@@ -61,15 +61,13 @@ class Table(Round):
             mine.join(others)
 
     def tensors(self):
-        held = {f"{i}.{name}": tensor for i, sums in enumerate(self.parts) if sums.positions
-                for name, tensor in sums.tensors().items()}  # fmt: skip
+        held = named({str(i): sums.tensors() for i, sums in enumerate(self.parts) if sums.positions})
         return held | {"positions": torch.tensor([sums.positions for sums in self.parts])}
 
     def take(self, tensors):
         for i, (sums, positions) in enumerate(zip(self.parts, tensors["positions"].tolist(), strict=True)):
             if positions:
-                mine = {name[2:]: tensor for name, tensor in tensors.items() if name.startswith(f"{i}.")}
-                sums.take(mine, positions)
+                sums.take(part_of(tensors, str(i)), positions)
 
     def parameters(self):
         tile = [self.rows.start, self.rows.stop, self.columns.start, self.columns.stop]

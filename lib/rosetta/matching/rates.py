@@ -78,7 +78,8 @@ def fast_bfloat16(device: str | torch.device) -> bool:
     """Whether products of bfloat16 numbers are faster there than of float32: the processor has instructions for them."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.device(device).type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    known = torch.device(device).type == "cpu" and torch.backends.mkldnn.is_available()
+    return known and torch.ops.mkldnn._is_mkldnn_bf16_supported()
 
 
 @cache

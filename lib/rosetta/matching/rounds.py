@@ -15,7 +15,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from rosetta.matching.correlation import check_batch
+from rosetta.matching.correlation import check_batch, named, part_of
 from rosetta.matching.equals import Equals
 from rosetta.results import write_whole
 
@@ -178,31 +178,33 @@ class Twins(Round):
         self.part.join(other.part)
 
     def tensors(self):
-        both = (("whole", self.whole), ("part", self.part))
-        named = {
-            f"{name}.{key}": tensor for name, one in both if one.positions for key, tensor in one.tensors().items()
-        }
-        return named | {f"{name}.keys": torch.from_numpy(one.keys) for name, one in both}
+        both = {"whole": self.whole, "part": self.part}
+        held = named({name: one.tensors() for name, one in both.items() if one.positions})
+        return held | {f"{name}.keys": torch.from_numpy(one.keys) for name, one in both.items()}
 
     def take(self, tensors):
         for name, one in (("whole", self.whole), ("part", self.part)):
-            keys = tensors.pop(f"{name}.keys").numpy()
+            mine = part_of(tensors, name)
+            keys = mine.pop("keys").numpy()
             if len(keys):
                 one._keys, one.positions = [keys], len(keys)
-                one.take({key.removeprefix(f"{name}."): t for key, t in tensors.items() if key.startswith(f"{name}.")})
+                one.take(mine)
 
     def parameters(self):
         return {"whole": self.whole.parameters(), "part": self.part.parameters()}
 
 
-def together(whole: Generator, part: Generator) -> Generator[Round, Round, tuple]:
-    """Two ways of matching that share their readings: over all positions, and over those that are kept.
+def together(ways: list[Generator]) -> Generator[Round, Round, list]:
+    """One way of matching, or two that share their readings: over all positions, and over those that are kept.
 
     Returns
     -------
-    What the two return, as a pair.
+    list
+        What each returns.
     """
-    ways, results = (whole, part), {}
+    if len(ways) == 1:
+        return [(yield from ways[0])]
+    results = {}
 
     def go_on(which: int, filled: Round | None) -> Round | None:
         try:
@@ -216,7 +218,7 @@ def together(whole: Generator, part: Generator) -> Generator[Round, Round, tuple
         empty = next(one for one in rounds if one)
         filled = yield Twins(*(one or Nothing(empty.n_a, empty.n_b) for one in rounds))
         rounds = [go_on(i, one) if rounds[i] else None for i, one in enumerate((filled.whole, filled.part))]
-    return results[0], results[1]
+    return [results[0], results[1]]
 
 
 class Nothing(Round):

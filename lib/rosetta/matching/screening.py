@@ -10,7 +10,7 @@ import torch
 from scipy import special
 
 from rosetta.matching.correlation import ROUNDED, Moments, tiles
-from rosetta.matching.cost import ROWS
+from rosetta.matching.cost import ROWS, TILE_BYTES, listed, sketch_bytes
 from rosetta.matching.nearest import Table
 from rosetta.matching.rates import fast_bfloat16
 from rosetta.matching.rounds import together
@@ -19,8 +19,6 @@ from rosetta.matching.verification import Law, Sample, Screened, Way, verified
 
 #: Expected number of wrong pairs that `errors` is chosen by.
 WRONG_PAIRS = 1e-6
-#: Bytes of a tile of estimates: no faster if larger.
-TILE_BYTES = 2**28
 
 
 def by_sketches(
@@ -63,8 +61,8 @@ def by_sketches(
     """
     if not 0 <= exact_share <= 1:
         raise ValueError(f"exact_share is {exact_share}; it must lie between 0 and 1")
-    candidates, errors = _options(n_a, n_b, k, rows, candidates, errors)
-    needed = 8 * rows * (n_a + n_b)
+    candidates, errors = _options("sketch", n_a, n_b, k, rows, candidates, errors)
+    needed = sketch_bytes(n_a, n_b, rows)
     if needed + 16 > memory_bytes:
         raise ValueError(
             f"sketches of {rows} rows need {needed:,} bytes for {n_a} and {n_b} neurons; memory_bytes is "
@@ -108,7 +106,7 @@ def by_products(
     list of (Neighbours, Neighbours, dict)
         Over all positions and, of twins, over those that are kept.
     """
-    candidates, errors = _options(n_a, n_b, k, 1, candidates or max(32, 3 * k), errors)
+    candidates, errors = _options("bfloat16", n_a, n_b, k, 1, candidates, errors)
     screens = [
         ([_Top(n, candidates, device) for n in (n_a, n_b)], Sample.draw(n_a, n_b, seed)) for _ in range(1 + twin)
     ]
@@ -134,11 +132,11 @@ def by_products(
             sides.append(Screened(side, *top.listed(others), alive, np.zeros_like(alive)))
         facts = {"method": "bfloat16", "positions": positions[which], "readings": readings}
         ways.append(verified(sides, k, law, sample, facts, memory_bytes, device))
-    return list((yield from together(*ways))) if twin else [(yield from ways[0])]
+    return (yield from together(ways))
 
 
-def _options(n_a, n_b, k, rows, candidates, errors) -> tuple[int, float]:
-    candidates = max(64, 2 * k) if candidates is None else candidates
+def _options(method, n_a, n_b, k, rows, candidates, errors) -> tuple[int, float]:
+    candidates = listed(method, k) if candidates is None else candidates
     if candidates < k or rows < 1:
         raise ValueError(f"candidates is {candidates} and rows {rows}; allowed are at least k = {k} and at least 1")
     errors = float(-special.ndtri(WRONG_PAIRS / (n_a * n_b))) if errors is None else errors

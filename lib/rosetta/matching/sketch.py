@@ -8,7 +8,7 @@ Sketches are sums, so those of parts of the positions add up to that of all of t
 import numpy as np
 import torch
 
-from rosetta.matching.correlation import Moments
+from rosetta.matching.correlation import Moments, named, part_of
 from rosetta.matching.rounds import Round
 
 
@@ -58,13 +58,12 @@ class PairSketch(Round):
         self.ones = self.ones + other.ones
 
     def tensors(self):
-        sides = {f"{name}.{key}": tensor for name in "ab" for key, tensor in getattr(self, name).tensors().items()}
-        return {"ones": self.ones, **sides}
+        return {"ones": self.ones, **named({"a": self.a.tensors(), "b": self.b.tensors()})}
 
     def take(self, tensors):
         self.ones = tensors["ones"].to(self.ones.device)
-        for name in "ab":
-            getattr(self, name).take({key[2:]: tensor for key, tensor in tensors.items() if key[:2] == f"{name}."})
+        self.a.take(part_of(tensors, "a"))
+        self.b.take(part_of(tensors, "b"))
 
     def parameters(self):
         return {"round": "sketch", "n_a": self.n_a, "n_b": self.n_b, "rows": self.rows, "seed": self.seed}

@@ -7,13 +7,12 @@ from typing import NamedTuple
 
 import torch
 
-from rosetta.matching.activations import peak_bytes
 from rosetta.matching.cost import Cost
 from rosetta.matching.rates import PRESETS, Rates, calibrated
 from rosetta.models.load import SPREAD
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
-from rosetta.studies.matches import BATCH_SHARE
+from rosetta.studies.matches import batch_bytes, sequences_that_fit
 
 
 class Node(NamedTuple):
@@ -72,14 +71,7 @@ class Load(NamedTuple):
 
 def sequences(profile: Profile, names: Iterable[str]) -> int:
     """How many sequences these models read at a time, as `Study.sequences_per_batch` has it; 0 where not one fits."""
-    one = sum(batch_bytes(profile, name, 1) for name in names)
-    return min(profile.sequences_per_batch, int(BATCH_SHARE * memory_bytes(profile) / one))
-
-
-def batch_bytes(profile: Profile, name: str, count: int) -> int:
-    """What reading so many sequences takes of one model."""
-    spec = profile.models[name]
-    return peak_bytes(profile.context * count, [spec.mlp_width] * spec.layers, itemsize(profile))
+    return min(profile.sequences_per_batch, sequences_that_fit(profile, names))
 
 
 def memory_bytes(profile: Profile) -> int:

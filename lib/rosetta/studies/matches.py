@@ -155,12 +155,10 @@ class Study:
             If not even one sequence fits.
         """
         profile, names = self.profile, list(names)
-        specs = [profile.models[name] for name in names]
-        size = getattr(torch, profile.dtype).itemsize
-        one = sum(peak_bytes(profile.context, [spec.mlp_width] * spec.layers, size) for spec in specs)
-        fit = int(BATCH_SHARE * profile.memory_gb * 2**30 / one)
+        fit = sequences_that_fit(profile, names)
         has = f"{profile.path}: memory_gb is {profile.memory_gb:g}, and {BATCH_SHARE:.0%} of it are for a batch"
         if fit < 1:
+            one = sum(batch_bytes(profile, name, 1) for name in names)
             raise ProfileError(
                 f"{has}; one sequence of {profile.context} tokens takes {one / 2**30:.3g} GB of {' and '.join(names)}: "
                 "give more memory or a smaller context"
@@ -316,6 +314,17 @@ class Study:
             peaks = [group["text"][group[a].idxmax()] for _, group in table.groupby("example")]
             rows.append({"A": a, "B": b, "r": match.correlation, "peaks on": "  ".join(map(repr, peaks))})
         return pd.DataFrame(rows), examples
+
+
+def batch_bytes(profile: Profile, name: str, sequences: int) -> int:
+    """What reading so many sequences of a full context takes of one model (`activations.peak_bytes`)."""
+    spec, size = profile.models[name], getattr(torch, profile.dtype).itemsize
+    return peak_bytes(profile.context * sequences, [spec.mlp_width] * spec.layers, size)
+
+
+def sequences_that_fit(profile: Profile, names: Iterable[str]) -> int:
+    """How many sequences `BATCH_SHARE` of a profile's memory holds of some models; 0 where not one fits."""
+    return int(BATCH_SHARE * profile.memory_gb * 2**30 / sum(batch_bytes(profile, name, 1) for name in names))
 
 
 def _first(tokens: int | None) -> dict:
