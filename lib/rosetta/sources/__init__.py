@@ -3,9 +3,10 @@
 from rosetta.sources.document import (  # isort: skip
     CATEGORIES, PILE_CATEGORIES, Document, excerpt, interleave, normalize, split_at_lines,
 )  # fmt: skip
+from rosetta.sources.development import develop, undevelop
 from rosetta.sources.environment import differences, environment_documents, manifest, write_manifest
 from rosetta.sources.functions import Function, codesearchnet, environment_functions
-from rosetta.sources.scenes import Scene, develop, scene, undevelop
+from rosetta.sources.scenes import Scene, scene
 from rosetta.sources.text import documents, from_files, from_hub
 
 __all__ = [
