@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[3]
 #: The device of a model that is laid out over all GPUs, by accelerate; where there are none, over the CPU.
 SPREAD = "spread"
 Device = str | torch.device | dict
+#: Kinds of models that make images.
+GENERATORS = ("pmf", "sana", "flux", "onestep")
 transformers.utils.logging.disable_progress_bar()  # one bar for the run, none for the loading of each model
 
 
@@ -30,7 +32,8 @@ class ModelSpec(NamedTuple):
     ``source`` is a folder (relative to the kit, or absolute) or a hub name; ``revision`` pins the latter.
     ``layers`` and ``mlp_width`` are stated so that a curve can be laid out without loading anything, and checked
     when the model is loaded. ``device`` is where a profile puts this model, where it says so: a device, ``auto`` or
-    `SPREAD`. ``hidden_size``, the width of the residual stream, is for planning alone.
+    `SPREAD`. ``hidden_size``, the width of the residual stream, is for planning alone. ``kind`` is ``language``, or one of
+    `rosetta.models.vision`; ``tag`` says which weights of an OpenCLIP architecture.
     """
 
     name: str
@@ -42,6 +45,18 @@ class ModelSpec(NamedTuple):
     remote_code: bool = False
     device: str | None = None
     hidden_size: int | None = None
+    kind: str = "language"
+    tag: str | None = None
+
+    @property
+    def modality(self) -> str:
+        """``"text"`` or ``"images"``: what it is shown."""
+        return "text" if self.kind == "language" else "images"
+
+    @property
+    def generates(self) -> bool:
+        """Whether it makes the images itself."""
+        return self.kind in GENERATORS
 
     @property
     def neurons(self) -> int:
