@@ -390,7 +390,7 @@ class Settings(Section):
     nulls: Nulls
     positions: Positions
     token_sweep: TokenSweep
-    images: Images | None = None
+    images: Annotated[Images | None, Words("a mapping, or null where no model sees images")] = None
     theory: Theory
     contexts: Contexts
     properties: Properties
