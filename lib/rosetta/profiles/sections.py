@@ -1,11 +1,11 @@
 """What a profile may hold: its sections, each key with its type and, in words, what is allowed."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from rosetta.models.load import ROOT, ModelSpec
+from rosetta.models.load import KINDS, ROOT, ModelSpec
 from rosetta.profiles.values import (
     WHERE,
     AboveOne,
@@ -37,14 +37,10 @@ from rosetta.profiles.values import (
 DEVICE = "(cpu|cuda|mps)(:[0-9]+)?"
 
 
-#: What a model is: a language model, an encoder of images or a generator of them (`rosetta.models.vision`).
-Kind = Literal["language", "open_clip", "transformers", "pmf", "sana", "flux", "onestep"]
-
-
 class Model(Section):
     """A model as the file describes it; the profile holds its `ModelSpec`.
 
-    ``kind`` says what it is, a language model where it is left out; ``tag`` which of an OpenCLIP architecture's weights.
+    ``kind`` says what it is, a language model where it is left out; ``tag`` and ``image_size`` as `ModelSpec` has them.
 
     ``device`` is for this model alone; left out, it is the profile's. ``spread`` lays it out over all GPUs.
     ``hidden_size`` is the width of the residual stream, which `make plan` takes for a fourth of ``mlp_width`` where it is
@@ -55,8 +51,9 @@ class Model(Section):
     family: Annotated[Text, AfterValidator(safe)]
     layers: Count
     mlp_width: Count
-    kind: Annotated[Kind, Words(f"one of {', '.join(get_args(Kind))}")] = "language"
+    kind: Annotated[Literal[KINDS], Words(f"one of {', '.join(KINDS)}")] = "language"
     tag: Text = None
+    image_size: Count = None
     revision: Revision = None
     remote_code: Annotated[bool, Words("true or false")] = False
     device: Annotated[str, Field(pattern=f"^(auto|spread|{DEVICE})$"), Words("auto, cpu, cuda, cuda:N or spread")] = (
