@@ -19,7 +19,7 @@ from rosetta.matching.positions import thinning
 from rosetta.matching.texts import Reader
 from rosetta.profiles import ProfileError
 from rosetta.sources import environment
-from rosetta.studies import shown
+from rosetta.studies import matches, shown
 from rosetta.studies.matches import Study
 
 
@@ -36,7 +36,7 @@ def calls(monkeypatch):
         return matched
 
     for name in ("match_batches", "match_thinned"):
-        monkeypatch.setattr(shown, name, counted(getattr(shown, name)))
+        monkeypatch.setattr(matches, name, counted(getattr(matches, name)))
     return made
 
 
