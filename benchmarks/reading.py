@@ -25,7 +25,7 @@ from rosetta.matching.images import ImageReader
 from rosetta.matching.texts import Reader
 from rosetta.models.load import describe, from_config, load_tokenizer
 from rosetta.models.mlps import find_mlps
-from rosetta.models.vision import Vision
+from rosetta.models.opened import Vision
 
 
 def untrained(layers: int, width: int, context: int) -> Reader:

@@ -104,6 +104,21 @@ def test_pictures_of_different_sizes_are_prepared_one_by_one():
     assert torch.equal(together, torch.cat([reader.read_pictures([picture]) for picture in pictures]))
 
 
+def test_a_picture_that_cannot_be_prepared_is_named():
+    reader = encoder()
+
+    def refuse(pixels):
+        if pixels.shape[1] < SIDE:
+            raise ValueError("too small")
+        return (pixels.movedim(-1, 1).float() - 128) / 32
+
+    reader.vision = reader.vision._replace(prepare=refuse)
+    with pytest.raises(ValueError, match="seer cannot be shown noise-1#0: too small"):
+        reader.read_pictures([*some_pictures(2), *some_pictures(2, 1, SIDE - 1)])
+    with pytest.raises(ValueError, match="seer cannot be shown picture 0 of the batch: too small"):
+        reader.read(np.zeros((2, 3, 3, 3), np.uint8))
+
+
 class Mapped(torch.nn.Module):
     """A projection by a convolution, which also takes two channels that are no neurons."""
 
@@ -206,15 +221,6 @@ def test_a_generators_activations_are_those_of_its_last_step_and_come_with_its_p
         assert torch.equal(picture, seeing.pixels_of(*wish))
     np.testing.assert_allclose(acts, reader.read(pictures), atol=1e-5)  # it looks with the same directions
     assert torch.equal(torch.from_numpy(maker.pictures([Wish(9, 3, 6)])[0]), pictures[1])  # whatever it is made with
-
-
-@pytest.mark.parametrize("label", [-1, seeing.CLASSES])
-def test_a_label_that_the_generator_does_not_have_is_refused(label):
-    maker = generator()
-    for ask in (lambda: maker.make([0, label], [1, 2]), lambda: maker.pictures([Wish(0, label, 1)])):
-        with pytest.raises(ValueError, match=f"maker has the labels 0 to 4; {label} is none"):
-            ask()
-    assert not maker.seen
 
 
 def test_broken_numbers_of_a_generator_are_reported_with_label_and_seed():

@@ -1,7 +1,7 @@
 """Figures of images: one image on two grids, what matched neurons see, galleries, and real against generated ones.
 
-Scenes are whitened as models see them: ``show`` makes of pixels what human eyes are shown. Pictures are drawn as squares, as
-models are shown them: what a model does not see of a photograph, ``show`` has to cut off.
+Scenes are whitened as models see them: ``show`` makes of pixels what human eyes are shown. Pictures are drawn as
+squares, for so models are shown them, resized and not cropped.
 """
 
 from collections.abc import Callable, Sequence
