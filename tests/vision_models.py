@@ -200,3 +200,76 @@ def rotated(head, side=4, prefix=5):
             out[prefix + cell, pair] = a * np.cos(angle) - b * np.sin(angle)
             out[prefix + cell, pair + 2 * quarter] = b * np.cos(angle) + a * np.sin(angle)
     return out
+
+
+def rms(x, weight):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight
+
+
+def turned(head, token, prefix, columns):
+    """One token's channels of one head; pairs of neighbours turn, the first half by the row, the second by the column."""
+    if token < prefix:
+        return head
+    out, quarter = head.copy(), len(head) // 4
+    for pair in range(2 * quarter):
+        place = (token - prefix) // columns if pair < quarter else (token - prefix) % columns
+        angle = place * 10_000.0 ** (-(pair % quarter) / quarter)
+        a, b = head[2 * pair : 2 * pair + 2]
+        out[2 * pair : 2 * pair + 2] = a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)
+    return out
+
+
+def pmf_block(w, x, prefix, columns):
+    """One image's tokens [T, width] through one block; also its m_t."""
+    y, size, heads = rms(x, w["norm1.weight"]), len(w["attn.q_norm.weight"]), []
+    q, k, v = (y @ w[f"attn.{name}_proj.weight"].T for name in "qkv")
+    for start in range(0, x.shape[1], size):
+        mine = slice(start, start + size)
+        qs, ks = (
+            np.stack(
+                [
+                    turned(row, t, prefix, columns)
+                    for t, row in enumerate(rms(z[:, mine], w[f"attn.{name}_norm.weight"]))
+                ]
+            )
+            for name, z in (("q", q), ("k", k))
+        )
+        heads.append(softmax(qs @ ks.T / np.sqrt(size), axis=1) @ v[:, mine])
+    x = x + np.concatenate(heads, 1) @ w["attn.out_proj.weight"].T * w["attn_scale"]
+    y = rms(x, w["norm2.weight"])
+    gate, up = y @ w["mlp.w1.weight"].T, y @ w["mlp.w3.weight"].T
+    m = gate * expit(gate) * up
+    return x + m @ w["mlp.w2.weight"].T * w["mlp_scale"], m
+
+
+def embedded(w, name, number):
+    angles = number * 10_000.0 ** (-np.arange(128) / 128)
+    y = np.concatenate([np.cos(angles), np.sin(angles)]) @ w[f"{name}.mlp.0.weight"].T + w[f"{name}.mlp.0.bias"]
+    return (y * expit(y)) @ w[f"{name}.mlp.2.weight"].T + w[f"{name}.mlp.2.bias"]
+
+
+def pmf_layers(w, noisy, h, omega, t_min, t_max, label):
+    """One image [3, H, W] through pMF's network; also every block's m_t, [prefix + cells, neurons]."""
+    patch = w["x_embedder.proj1.weight"].shape[-1]
+    grid = (noisy.shape[1] // patch, noisy.shape[2] // patch)
+    said = {
+        "class": (8, w["y_embedder.embedding_table.weight"][label]),
+        "omega": (4, embedded(w, "omega_embedder", 1 - 1 / omega)),
+        "t_min": (2, embedded(w, "cfg_t_start_embedder", t_min)),
+        "t_max": (2, embedded(w, "cfg_t_end_embedder", t_max)),
+        "time": (4, embedded(w, "h_embedder", h)),
+    }
+    tokens = [w[f"{name}_tokens"][0, i] + vector for name, (n, vector) in said.items() for i in range(n)]
+    prefix = len(tokens)
+    narrow = patches(noisy, w["x_embedder.proj1.weight"], w["x_embedder.proj1.bias"])
+    wide = narrow @ w["x_embedder.proj2.weight"][:, :, 0, 0].T + w["x_embedder.proj2.bias"]
+    x, captured = np.concatenate([np.stack(tokens), wide]) + w["pos_embed"][0], []
+    for name in [
+        f"{part}.{i}." for part in ("shared_blocks", "u_heads") for i in range(9) if f"{part}.{i}.attn_scale" in w
+    ]:
+        x, m = pmf_block(under(w, name), x, prefix, grid[1])
+        captured.append(m)
+    cells = rms(x[prefix:], w["u_final_layer.norm.weight"]) @ w["u_final_layer.linear.weight"].T
+    cells = (cells + w["u_final_layer.linear.bias"]).reshape(*grid, patch, patch, 3)
+    return np.block([[[cells[row, column, :, :, colour] for column in range(grid[1])] for row in range(grid[0])]
+                     for colour in range(3)]).reshape(noisy.shape), captured  # fmt: skip

@@ -5,6 +5,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor
 
 from rosetta.models.load import ModelRefused, drawn
@@ -48,8 +49,16 @@ class Vision(NamedTuple):
 
 @contextmanager
 def building(device: torch.device | str, seed: int | None) -> Iterator[None]:
-    """While open, networks are made: without memory on the ``meta`` device, else on the CPU, drawn from the seed."""
-    with torch.device("meta") if str(device) == "meta" else drawn(seed or 0):
+    """While open, networks are made: on the ``meta`` device without memory, from a seed drawn on the CPU.
+
+    Without a seed their parameters take no memory, nor the time to be drawn, until `load.fill` gives them; what they compute
+    of themselves (tables of positions) is there.
+    """
+    if str(device) == "meta":
+        made = torch.device("meta")
+    else:
+        made = init_empty_weights(include_buffers=False) if seed is None else drawn(seed)
+    with made:
         yield
 
 
