@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 import torch
 import transformers
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
@@ -273,3 +274,73 @@ def pmf_layers(w, noisy, h, omega, t_min, t_max, label):
     cells = (cells + w["u_final_layer.linear.bias"]).reshape(*grid, patch, patch, 3)
     return np.block([[[cells[row, column, :, :, colour] for column in range(grid[1])] for row in range(grid[0])]
                      for colour in range(3)]).reshape(noisy.shape), captured  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pipelines of diffusers
+
+
+def tokenizer_of_words():
+    words = {word: i for i, word in enumerate(("<pad>", "<bos>", "<eos>", "<unk>", "a", "an", "tench", "hen", "eel"))}
+    cut = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    cut.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=cut, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    )
+    made.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return made
+
+
+OF_TEXT = {
+    "vocab_size": 9, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 8,
+}  # fmt: skip
+
+
+def write_sana(folder: Path) -> ModelSpec:
+    """A tiny Sana-Sprint: two layers of 40 neurons, an autoencoder that makes images twice as large as its maps."""
+    import diffusers
+
+    torch.manual_seed(3)
+    transformer = diffusers.SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=2,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16,
+        guidance_embeds=True, qk_norm="rms_norm_across_heads",
+    )  # fmt: skip
+    vae = diffusers.AutoencoderDC(
+        in_channels=3, latent_channels=4, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock", encoder_qkv_multiscales=((), ()), decoder_qkv_multiscales=((), ()),
+    )  # fmt: skip
+    text = transformers.Gemma2Model(transformers.Gemma2Config(**OF_TEXT, num_hidden_layers=1))
+    diffusers.SanaSprintPipeline(
+        tokenizer=tokenizer_of_words(),
+        text_encoder=text,
+        vae=vae,
+        transformer=moved(transformer),
+        scheduler=diffusers.SCMScheduler(),
+    ).save_pretrained(folder)
+    return ModelSpec("sana", str(folder), "mine", 2, 40, kind="sana")
+
+
+def write_flux(folder: Path) -> ModelSpec:
+    """A tiny FLUX.2-klein: one double-stream and two single-stream layers of 96 neurons, beside 32 channels of attention."""
+    import diffusers
+
+    torch.manual_seed(4)
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=16,
+    )  # fmt: skip
+    text = transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(**OF_TEXT, num_hidden_layers=28, tie_word_embeddings=True)
+    )
+    diffusers.Flux2KleinPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=text, tokenizer=tokenizer_of_words(),
+        transformer=moved(transformer), is_distilled=True,
+    ).save_pretrained(folder)  # fmt: skip
+    return ModelSpec("flux", str(folder), "mine", 3, 96, kind="flux")
