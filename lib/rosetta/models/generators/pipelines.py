@@ -147,8 +147,7 @@ def _blocks(network: torch.nn.Module, name: str) -> list[tuple[str, torch.nn.Mod
 def _opened(
     spec: ModelSpec, diffusers: ModuleType, name: str, device: torch.device, dtype: torch.dtype, seed: int | None
 ) -> Any:
-    """A pipeline of diffusers' whose networks were read strictly; on the ``meta`` device its transformer and its autoencoder
-    alone, without weights."""
+    """A pipeline whose networks were read strictly; on the ``meta`` device its transformer and autoencoder without weights."""
     index = json.loads(_index(spec).read_text(encoding="utf-8"))
     if index.get("_class_name") != name:
         raise ModelRefused(f"model {spec.name}: {spec.location} is a {index.get('_class_name')}, not a {name}")
