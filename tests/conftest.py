@@ -29,7 +29,8 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 
 from rosetta import sources
-from rosetta.matching.activations import Reader
+from rosetta.matching.segments import segments
+from rosetta.matching.texts import Reader
 from rosetta.models import zoo
 from rosetta.models.load import ROOT
 from rosetta.sources.document import Document, normalize
@@ -149,6 +150,12 @@ def reader_of(tokenizer_of):
     return {family: Reader(family, untrained(family), tokenizer_of[family]) for family in FAMILIES}
 
 
+@pytest.fixture(scope="session")
+def pieces(tokenizer_of, documents):
+    some = as_documents([document.text[:400] for document in documents[:4]]) + documents[4:]
+    return list(segments(some, tokenizer_of["opt"], tokenizer_of["qwen"], context=64, per_document=2))
+
+
 def untrained(family: str, seed: int = 0) -> torch.nn.Module:
     model = zoo.untrained(f"{family}-32x2", seed).eval().requires_grad_(False)
     noise = torch.Generator().manual_seed(seed)
@@ -209,6 +216,7 @@ def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
         "properties": content["properties"] | {"rosetta": {"pythia": "pythia-opt"}, "firing": ["pythia"]},
         "explorer": content["explorer"] | {"point": list(PAIR)},
         "filtering": content["filtering"] | {"pair": list(PAIR), "scorer": PAIR[0]},
+        "images": None,
         "device": "cpu",
     }
     path = folder / f"{name}.yaml"

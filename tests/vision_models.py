@@ -58,7 +58,7 @@ def write_encoder(folder: Path, name: str, **changes) -> ModelSpec:
     torch.manual_seed(1)
     moved(transformers.AutoModel.from_config(config)).save_pretrained(folder)
     write_processor(folder, **changes)
-    return ModelSpec(name, str(folder), "mine", LAYERS, neurons, kind="transformers")
+    return ModelSpec(name, str(folder), "mine", LAYERS, neurons, kind="transformers", grid=4)
 
 
 def write_processor(folder: Path, **changes) -> None:
@@ -83,7 +83,7 @@ def write_clip(folder: Path, vision=TOWER, shown=SHOWN, neurons: int = 64, **con
     save_file({name: tensor.contiguous() for name, tensor in moved(made).state_dict().items()},
               folder / "open_clip_model.safetensors")  # fmt: skip
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": shown}))
-    return ModelSpec("clip", str(folder), "mine", vision.get("layers", 12), neurons, kind="open_clip")
+    return ModelSpec("clip", str(folder), "mine", vision.get("layers", 12), neurons, kind="open_clip", grid=3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -320,7 +320,7 @@ def write_sana(folder: Path) -> ModelSpec:
         transformer=moved(transformer),
         scheduler=diffusers.SCMScheduler(),
     ).save_pretrained(folder)
-    return ModelSpec("sana", str(folder), "mine", 2, 40, kind="sana")
+    return ModelSpec("sana", str(folder), "mine", 2, 40, kind="sana", grid=512, classes=1_000)
 
 
 def write_flux(folder: Path) -> ModelSpec:
@@ -343,4 +343,4 @@ def write_flux(folder: Path) -> ModelSpec:
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=text, tokenizer=tokenizer_of_words(),
         transformer=moved(transformer), is_distilled=True,
     ).save_pretrained(folder)  # fmt: skip
-    return ModelSpec("flux", str(folder), "mine", 3, 96, kind="flux")
+    return ModelSpec("flux", str(folder), "mine", 3, 96, kind="flux", grid=64, classes=1_000)

@@ -25,7 +25,7 @@ def write(folder, flow=TINY) -> ModelSpec:
     folder.mkdir(exist_ok=True)
     save_file(network.state_dict(), folder / "model.safetensors")
     (folder / "config.json").write_text(json.dumps({"model_type": "pmf"} | flow._asdict()))
-    return ModelSpec("tiny", str(folder), "pmf", 3, 20, kind="pmf")
+    return ModelSpec("tiny", str(folder), "pmf", 3, 20, kind="pmf", grid=3, classes=5)
 
 
 def authors_key(name: str) -> str:
