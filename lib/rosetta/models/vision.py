@@ -59,6 +59,8 @@ def open_vision(
         from rosetta.models.generators.pipelines import open_sana as opened
     elif spec.kind == "flux":
         from rosetta.models.generators.pipelines import open_flux as opened
+    elif spec.kind == "onestep":
+        from rosetta.models.generators.renderer import open_onestep as opened
     else:
         raise ModelRefused(f"model {spec.name}: a model of kind {spec.kind} neither reads nor makes images")
     if device == SPREAD or isinstance(device, dict):
