@@ -161,6 +161,20 @@ def timm_layers(w, image, heads) -> Iterator[np.ndarray]:
         x = x + linear(m, b, "mlp.fc2")
 
 
+def eva_layers(w, image) -> Iterator[np.ndarray]:
+    """m_t of each layer of timm's EVA as CLIP's largest has it: norms after attention and MLP, keys without a bias."""
+    x = patches(image, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"])
+    x = np.concatenate([w["cls_token"][0], x]) + w["pos_embed"][0]
+    for i in range(sum(name.endswith("mlp.fc2.weight") for name in w)):
+        b = under(w, f"blocks.{i}.")
+        q, k, v = np.split(x @ b["attn.qkv.weight"].T, 3, axis=1)
+        attended = attention(q + b["attn.q_bias"], k, v + b["attn.v_bias"])
+        x = x + layer_norm(linear(attended, b, "attn.proj"), b, "norm1", 1e-6)
+        m = gelu(linear(x, b, "mlp.fc1"))
+        yield m
+        x = x + layer_norm(linear(m, b, "mlp.fc2"), b, "norm2", 1e-6)
+
+
 def encoder_layers(name: str, w, image) -> Iterator[np.ndarray]:
     """m_t of each layer of one of `ENCODERS`."""
     kind = name.partition("-")[0]

@@ -1,14 +1,16 @@
 """A vision model, opened: where its neurons are, which of its tokens are cells, and how it is run."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor
 
-from rosetta.models.load import ModelRefused, drawn
+from rosetta.models.load import ModelRefused, ModelSpec, drawn
 from rosetta.models.mlps import Mlp
 
 
@@ -45,6 +47,17 @@ class Vision(NamedTuple):
     prepare: Callable | None
     run: Callable
     classes: int | None = None
+
+
+def read_json(spec: ModelSpec, file: Path) -> dict[str, Any]:
+    """A configuration; ModelRefused where it is no JSON, or no object."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelRefused(f"model {spec.name}: {file} is no whole JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelRefused(f"model {spec.name}: {file} holds no settings by name")
+    return content
 
 
 @contextmanager

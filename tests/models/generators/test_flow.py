@@ -139,7 +139,14 @@ def test_a_configuration_that_lacks_a_key_or_has_one_too_many_is_refused(tmp_pat
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ModelRefused, match="lacks or has too much: heads, hedas; its keys are image_size, "):
         open_vision(spec)
-    write(tmp_path)
+    for content, said in (
+        (json.dumps(TINY._replace(width="16")._asdict()), "width must be numbers"),
+        ("[]", "holds no settings by name"),
+        ("{", "no whole JSON file"),
+    ):
+        (tmp_path / "config.json").write_text(content)
+        with pytest.raises(ModelRefused, match=f"model tiny: .*config.json.*{said}"):
+            open_vision(spec)
     (tmp_path / "config.json").write_text(json.dumps(TINY._replace(image_size=14)._asdict()))
     with pytest.raises(ModelRefused, match=r"14 x 14 pixels .*multiples of 4"):
         open_vision(spec)

@@ -1,7 +1,6 @@
 """Sana-Sprint and FLUX.2-klein, through diffusers, which is imported here alone and only where one of them is opened."""
 
 import inspect
-import json
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -15,7 +14,7 @@ from torch import Tensor
 from rosetta.models.generators.prompts import class_names, longest_alias, prompt
 from rosetta.models.load import ModelRefused, ModelSpec, check_files, check_weights
 from rosetta.models.mlps import Mlp
-from rosetta.models.opened import Vision, building, cells_of, check_labels, pictures, settled
+from rosetta.models.opened import Vision, building, cells_of, check_labels, pictures, read_json, settled
 
 
 def open_sana(
@@ -148,7 +147,7 @@ def _opened(
     spec: ModelSpec, diffusers: ModuleType, name: str, device: torch.device, dtype: torch.dtype, seed: int | None
 ) -> Any:
     """A pipeline whose networks were read strictly; on the ``meta`` device its transformer and autoencoder without weights."""
-    index = json.loads(_index(spec).read_text(encoding="utf-8"))
+    index = read_json(spec, _index(spec))
     if index.get("_class_name") != name:
         raise ModelRefused(f"model {spec.name}: {spec.location} is a {index.get('_class_name')}, not a {name}")
     networks = [part for part in ("transformer", "vae", "text_encoder") if part in index]
