@@ -53,6 +53,8 @@ class Scenes(NamedTuple):
     captions : str [n]
     labels : int64 [n]
     codes : float32 [n, numbers]
+    order : int64 [n]
+        In which they are seen.
     seed : int
         The family's.
     """
@@ -61,6 +63,7 @@ class Scenes(NamedTuple):
     captions: np.ndarray
     labels: np.ndarray
     codes: np.ndarray
+    order: np.ndarray
     seed: int
 
     @property
@@ -69,10 +72,9 @@ class Scenes(NamedTuple):
         return len(self.drawn) // BATCH
 
     def batch(self, step: int, device: str | torch.device = "cpu") -> Batch:
-        order = np.random.default_rng(self.seed).permutation(len(self.drawn))
-        rows = order[step * BATCH : (step + 1) * BATCH]
+        rows = np.sort(self.order[step * BATCH : (step + 1) * BATCH])  # read in the order in which they lie on the disk
         chance = torch.Generator().manual_seed(1_000_003 * self.seed + step)
-        return Batch(torch.from_numpy(self.drawn[np.sort(rows)]).to(device), np.sort(rows), chance)
+        return Batch(torch.from_numpy(self.drawn[rows]).to(device), rows, chance)
 
 
 def grained(drawn: Tensor, chance: torch.Generator) -> Tensor:
