@@ -78,7 +78,9 @@ def mlp_width(width: int) -> int:
 def save(model: OneStep, folder: Path) -> None:
     """Write ``config.json`` and ``model.safetensors``."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps({"model_type": "onestep"} | model.config, indent=1), encoding="utf-8")
+    (folder / "config.json").write_text(
+        json.dumps({"model_type": "onestep"} | model.config, indent=1), encoding="utf-8"
+    )
     tensors = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 

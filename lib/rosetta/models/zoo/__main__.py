@@ -14,7 +14,9 @@ def main() -> None:
     everything = [*language.names(), *vision.names()]
     parser = argparse.ArgumentParser(prog="python -m rosetta.models.zoo", description=__doc__)
     parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="where the models go (default: zoo)")
-    parser.add_argument("--tokens", type=int, default=language.TOKENS, help="of a language model (default: %(default)s)")
+    parser.add_argument(
+        "--tokens", type=int, default=language.TOKENS, help="of a language model (default: %(default)s)"
+    )
     parser.add_argument("--scenes", type=int, default=vision.SCENES, help="of a vision model (default: %(default)s)")
     parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models trained side by side")
     parser.add_argument("--models", nargs="*", default=everything, help="which ones (default: all)")

@@ -17,7 +17,8 @@ from transformers import PixioConfig
 from transformers.models.pixio.modeling_pixio import PixioLayer
 
 from rosetta.models.zoo.training import Task
-from rosetta.sources.scenes import CELL, SIZE, develop
+from rosetta.sources import develop
+from rosetta.sources.scenes import CELL, SIZE
 
 BATCH = 64
 GRID = SIZE // CELL
@@ -245,21 +246,30 @@ class Distilled(nn.Module):
         return self.encoder.layernorm(self.encoder.encoder(x).last_hidden_state)
 
 
-def cut(drawn: Tensor, side: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-    """From each image a square of side x side cells at a place of its own.
+def cut(pixels: Tensor, side: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
+    """From each image a square of side x side whole cells, at a place of its own.
+
+    Parameters
+    ----------
+    pixels : [B, 3, 64, 64]
+    side : int
+    chance : torch.Generator
 
     Returns
     -------
-    (uint8 [B, 8 side, 8 side, 3], int64 [B, side * side])
+    ([B, 3, 8 side, 8 side], int64 [B, side * side])
         Pixels, and the numbers of the cells.
     """
-    images = len(drawn)
-    top, left = torch.randint(GRID - side + 1, (2, images, 1), generator=chance)
-    rows, columns = top + torch.arange(side), left + torch.arange(side)
-    cells = (rows[:, :, None] * GRID + columns[:, None, :]).flatten(1)
-    squares = drawn.view(images, GRID, CELL, GRID, CELL, 3).transpose(2, 3).flatten(1, 2)  # B, cell, row, column, colour
-    chosen = squares[torch.arange(images)[:, None], cells].view(images, side, side, CELL, CELL, 3)
-    return chosen.transpose(2, 3).reshape(images, CELL * side, CELL * side, 3), cells.to(drawn.device)
+    images, device = len(pixels), pixels.device
+    top, left = torch.randint(GRID - side + 1, (2, images, 1), generator=chance).to(device)
+    rows, columns = (first + torch.arange(side, device=device) for first in (top, left))
+    squares = pixels.unflatten(3, (GRID, CELL)).unflatten(
+        2, (GRID, CELL)
+    )  # B, colour, row, row in it, column, column in it
+    image = torch.arange(images, device=device)[:, None, None]
+    chosen = squares.permute(0, 2, 4, 1, 3, 5)[image, rows[:, :, None], columns[:, None, :]]
+    crops = chosen.permute(0, 3, 1, 4, 2, 5).reshape(images, 3, CELL * side, CELL * side)
+    return crops, (rows[:, :, None] * GRID + columns[:, None, :]).flatten(1)
 
 
 def masks(images: int, cells: int, chance: torch.Generator) -> Tensor:
@@ -310,8 +320,8 @@ def distillation(student: Distilled, scenes: Scenes, device: str = "cpu") -> tup
     centres = {name: torch.zeros(PROTOTYPES, device=device) for name in ("class", "patch")}
 
     def looks(drawn: Tensor, side: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
-        crops = [cut(drawn, side, chance) for _ in range(2)]
-        return torch.cat([grained(pixels, chance) for pixels, _ in crops]), torch.cat([cells for _, cells in crops])
+        crops = [cut(grained(drawn, chance), side, chance) for _ in range(2)]
+        return tuple(torch.cat(parts) for parts in zip(*crops, strict=True))
 
     def loss(step: int) -> tuple[Tensor, dict]:
         drawn, _, chance = scenes.batch(step, device)

@@ -18,7 +18,14 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 
 from rosetta.models.generators.onestep import OneStep
 from rosetta.models.zoo.objectives import (
-    BATCH, Autoencoder, Distilled, Scenes, contrast, distillation, reconstruction, rendering,
+    BATCH,
+    Autoencoder,
+    Distilled,
+    Scenes,
+    contrast,
+    distillation,
+    reconstruction,
+    rendering,
 )  # fmt: skip
 from rosetta.models.zoo.training import Task, fit, side_by_side, warmup_cosine
 from rosetta.results import write_json, write_whole
@@ -142,9 +149,13 @@ def caption_ids(words: dict[str, int], captions) -> torch.Tensor:
     for row, caption in zip(ids, captions, strict=True):
         parts = str(caption).split()
         if unknown := [part for part in parts if part not in words]:
-            raise ValueError(f"the caption {str(caption)!r} has words that no caption in training has: {', '.join(unknown)}")
+            raise ValueError(
+                f"the caption {str(caption)!r} has words that no caption in training has: {', '.join(unknown)}"
+            )
         if len(parts) >= CAPTION_TOKENS:
-            raise ValueError(f"the caption {str(caption)!r} has {len(parts)} words; at most {CAPTION_TOKENS - 1} are read")
+            raise ValueError(
+                f"the caption {str(caption)!r} has {len(parts)} words; at most {CAPTION_TOKENS - 1} are read"
+            )
         row[: len(parts) + 1] = [*(words[part] for part in parts), words["<end>"]]
     return torch.from_numpy(ids)
 
@@ -182,8 +193,7 @@ def prepare_family(family: str, count: int, folder: Path, jobs: int = 1) -> None
     if family == "openclip":
         write_json(folder / "openclip-words.json", vocabulary(captions))
     write_whole(
-        facts,
-        lambda path: np.savez_compressed(path, captions=np.array(captions), labels=labels, codes=np.stack(codes)),
+        facts, lambda path: np.savez_compressed(path, captions=np.array(captions), labels=labels, codes=np.stack(codes))
     )
 
 
