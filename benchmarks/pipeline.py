@@ -15,7 +15,7 @@ import torch
 from tqdm.auto import tqdm
 
 from rosetta.matching import segments
-from rosetta.matching.activations import AlignedBatches
+from rosetta.matching.batches import AlignedBatches
 from rosetta.matching.correlation import PearsonAccumulator
 from rosetta.matching.mutual import mutual_nearest
 from rosetta.studies.matches import Study
@@ -46,7 +46,7 @@ def main() -> None:
     pair = max(study.profile.pairs, key=study.profile.neurons)
     batches: AlignedBatches = study.batches(pair)
     a, b = batches.a, batches.b
-    step = batches.sequences_per_batch
+    step = batches.per_batch
     pieces = list(islice(batches.pieces, arguments.segments))
     texts = [piece.document.text for piece in pieces]
     positions = sum(len(piece.canonical) for piece in pieces)

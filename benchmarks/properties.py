@@ -10,7 +10,7 @@ import time
 
 import torch
 
-from rosetta.matching.activations import read_windows
+from rosetta.matching.activations import read_pieces
 from rosetta.neurons import contexts, selectivity
 from rosetta.studies.matches import Study
 
@@ -57,7 +57,7 @@ def main() -> None:
     batch = study.profile.sequences_per_batch
 
     def forward() -> None:
-        for _ in read_windows(reader, windows, batch):
+        for _ in read_pieces(reader, windows, batch):
             pass
 
     forward()

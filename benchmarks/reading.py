@@ -19,7 +19,7 @@ import psutil
 import torch
 import transformers
 
-from rosetta.matching.activations import Reader
+from rosetta.matching.texts import Reader
 from rosetta.models.load import describe, from_config, load_tokenizer
 
 WAYS = ("tokens", "spans")

@@ -29,7 +29,8 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 
 from rosetta import sources
-from rosetta.matching.activations import Reader
+from rosetta.matching.segments import segments
+from rosetta.matching.texts import Reader
 from rosetta.models import zoo
 from rosetta.models.load import ROOT
 from rosetta.sources.document import Document, normalize
@@ -147,6 +148,12 @@ def documents():
 def reader_of(tokenizer_of):
     """An untrained model of each family with its tokenizer."""
     return {family: Reader(family, untrained(family), tokenizer_of[family]) for family in FAMILIES}
+
+
+@pytest.fixture(scope="session")
+def pieces(tokenizer_of, documents):
+    some = as_documents([document.text[:400] for document in documents[:4]]) + documents[4:]
+    return list(segments(some, tokenizer_of["opt"], tokenizer_of["qwen"], context=64, per_document=2))
 
 
 def untrained(family: str, seed: int = 0) -> torch.nn.Module:

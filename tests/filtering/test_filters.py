@@ -23,7 +23,8 @@ from rosetta.filtering.filters import (
     recovery,
     select_under_budget,
 )
-from rosetta.matching.activations import Reader, capture
+from rosetta.matching.activations import capture
+from rosetta.matching.texts import Reader
 
 # ---------------------------------------------------------------------------------------------------------------------
 # The neuron

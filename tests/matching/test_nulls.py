@@ -41,6 +41,32 @@ def test_partners_come_from_another_batch_within_the_pool(n, size, pool, seed):
         assert (batches_earlier >= 1).all()
 
 
+@settings(max_examples=100, deadline=None)
+@given(
+    images=st.lists(st.integers(1, 5), min_size=1, max_size=9),
+    cells=st.integers(1, 4),
+    pool=st.integers(1, 4),
+    seed=st.integers(0, 9),
+)
+def test_whole_images_are_permuted_with_their_cells_kept(images, cells, pool, seed):
+    permuted = list(Permuted(numbered([n * cells for n in images]), seed, pool_batches=pool, whole=cells))
+    assert all(len(a) == len(b) for a, b in permuted)
+    a, b = (np.array(side).reshape(-1, cells) for side in numbers(permuted))
+    rows = np.arange(cells * sum(images)).reshape(-1, cells)
+    np.testing.assert_array_equal(a[a[:, 0].argsort()], rows)
+    np.testing.assert_array_equal(b[b[:, 0].argsort()], 10_000 + rows)
+    assert (a % cells == (b - 10_000) % cells).all()
+    one_row = numbers(Permuted(numbered(images), seed, pool_batches=pool))  # the same permutation of images
+    assert one_row == ((a[:, 0] / cells).tolist(), (10_000 + (b[:, 0] - 10_000) / cells).tolist())
+
+
+def test_a_batch_that_is_no_whole_number_of_images_is_refused():
+    with pytest.raises(ValueError, match="a batch of 6 positions is no whole number of images of 4 cells"):
+        list(Permuted(numbered([8, 6]), seed=0, whole=4))
+    with pytest.raises(ValueError, match="whole is 0"):
+        Permuted(numbered([8]), seed=0, whole=0)
+
+
 def test_rows_stay_whole():
     batches = [(torch.randn(6, 3), torch.randn(6, 4)) for _ in range(7)]
     permuted = list(Permuted(batches, seed=1))

@@ -5,7 +5,7 @@ from conftest import as_documents
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosetta.matching.activations import HeldBatches
+from rosetta.matching.batches import HeldBatches
 from rosetta.matching.positions import participation_ratio, planted, selected, shifted, span_texts, thinning
 from rosetta.matching.segments import segments
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from rosetta.matching import verification
-from rosetta.matching.activations import AlignedBatches
+from rosetta.matching.batches import AlignedBatches
 from rosetta.matching.mutual import match_batches
 from rosetta.matching.nulls import Permuted
 from rosetta.matching.segments import segments

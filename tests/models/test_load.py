@@ -9,7 +9,7 @@ import transformers
 from safetensors.numpy import load_file, save_file
 
 from rosetta import models
-from rosetta.matching.activations import Reader
+from rosetta.matching.texts import Reader
 from rosetta.models.load import ROOT, ModelSpec
 
 

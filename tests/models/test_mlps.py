@@ -5,7 +5,7 @@ import transformers
 from conftest import FAMILIES, untrained
 from scipy.special import expit
 
-from rosetta.matching.activations import Reader
+from rosetta.matching.texts import Reader
 from rosetta.models.mlps import NoMlpFound, find_mlps
 
 # ---------------------------------------------------------------------------------------------------------------------

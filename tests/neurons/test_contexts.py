@@ -6,7 +6,7 @@ from conftest import as_documents, texts
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosetta.matching.activations import read_windows
+from rosetta.matching.activations import read_pieces
 from rosetta.matching.alignment import token_byte_spans
 from rosetta.matching.segments import windows
 from rosetta.neurons import contexts
@@ -30,7 +30,7 @@ def brute_force(reader, pieces, n, one_per_document, per_batch) -> dict[int, lis
     """For each neuron its highest positions by a plain sort: (activation, document, token bytes), of equals the first."""
     rows = [
         (number, window, token, acts[token].numpy())
-        for number, (window, acts) in enumerate(read_windows(reader, pieces, per_batch))
+        for number, (window, acts) in enumerate(read_pieces(reader, pieces, per_batch))
         for token in range(len(window.ids))
     ]
     values = np.stack([row[3] for row in rows])
@@ -105,7 +105,7 @@ def test_mean_and_spread_are_those_of_all_positions(reader_of, documents):
     reader = reader_of["gpt2"]
     pieces = stream(reader, documents)
     table = top_contexts(reader, pieces, 2)
-    acts = torch.cat([acts for _, acts in read_windows(reader, pieces)]).double().numpy()
+    acts = torch.cat([acts for _, acts in read_pieces(reader, pieces)]).double().numpy()
     first = table[table["rank"] == 1]
     at = first.layer * reader.layers[0] + first.unit
     np.testing.assert_allclose(first["mean"], acts.mean(0)[at], rtol=1e-4, atol=1e-6)
@@ -117,14 +117,14 @@ def test_the_mean_of_a_context_is_over_all_its_tokens(reader_of, documents):
     reader = reader_of["pythia"]
     pieces = stream(reader, documents, per_document=1)
     table = top_contexts(reader, pieces, 2)
-    means = {w.document.source: acts.double().mean(0).numpy() for w, acts in read_windows(reader, pieces)}
+    means = {w.document.source: acts.double().mean(0).numpy() for w, acts in read_pieces(reader, pieces)}
     expected = [means[row.source][row.layer * reader.layers[0] + row.unit] for row in table.itertuples()]
     np.testing.assert_allclose(table.context_mean, expected, atol=1e-5)
 
 
 def test_a_dead_neuron_has_no_contexts(reader_of, documents):
     reader = reader_of["opt"]
-    acts = torch.cat([acts for _, acts in read_windows(reader, stream(reader, documents[:6]))])
+    acts = torch.cat([acts for _, acts in read_pieces(reader, stream(reader, documents[:6]))])
     dead = (acts == acts[0]).all(0)
     assert dead.any()
     table = top_contexts(reader, stream(reader, documents[:6]), 2)

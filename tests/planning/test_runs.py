@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from rosetta.matching import cost
-from rosetta.matching.activations import Reader
 from rosetta.matching.mutual import match_batches, match_thinned
 from rosetta.matching.rates import GIB, calibrated
+from rosetta.matching.texts import Reader
 from rosetta.models.load import describe
 from rosetta.planning.nodes import Node
 from rosetta.planning.runs import candidates, draws, held_bytes, matchings, positions, reading, stages

@@ -13,8 +13,10 @@ from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, pre_tokenizers
 
 from rosetta import models
-from rosetta.matching.activations import BadActivations, HeldBatches, Reader
+from rosetta.matching.activations import BadActivations
+from rosetta.matching.batches import HeldBatches
 from rosetta.matching.positions import thinning
+from rosetta.matching.texts import Reader
 from rosetta.profiles import ProfileError
 from rosetta.sources import environment
 from rosetta.studies import matches
@@ -303,7 +305,7 @@ def test_a_batch_is_cut_to_half_of_the_memory_and_that_is_said_once(profile, tmp
     path = profile(memory_gb=2 * peak(5, size) * 1.01, dtype=dtype, name=f"cut-{dtype}")
     cut = Study(path, tmp_path)
     batches = cut.batches(PAIR)
-    assert batches.sequences_per_batch == 5 == cut.parameters(PAIR)["sequences_per_batch"]
+    assert batches.per_batch == 5 == cut.parameters(PAIR)["sequences_per_batch"]
     assert max(len(a) for a, _ in batches) <= 5 * 64
     assert cut.sequences_per_batch(PAIR) == 5 and cut.sequences_per_batch(PAIR[:1]) == 10  # alone it has all of it
     (said,) = [record.message for record in caplog.records if "pythia-32x2 and opt-32x2 read" in record.message]
@@ -312,7 +314,7 @@ def test_a_batch_is_cut_to_half_of_the_memory_and_that_is_said_once(profile, tmp
 
 def test_a_batch_that_fits_is_what_the_profile_says_and_nothing_is_said(profile, tmp_path, caplog):
     roomy = Study(profile(memory_gb=2 * peak(32) * 1.01), tmp_path)
-    assert roomy.batches(PAIR).sequences_per_batch == 32 and not caplog.records
+    assert roomy.batches(PAIR).per_batch == 32 and not caplog.records
 
 
 @pytest.mark.parametrize("name", ["smoke", "micro"])

@@ -22,9 +22,10 @@ from sklearn.preprocessing import StandardScaler
 from tqdm.auto import tqdm
 
 from rosetta.laws.scaling import wilson
-from rosetta.matching.activations import Reader, read_windows
+from rosetta.matching.activations import read_pieces
 from rosetta.matching.nulls import Interval
 from rosetta.matching.segments import windows
+from rosetta.matching.texts import Reader
 from rosetta.models.load import token_ids
 from rosetta.sources.document import Document, batched
 
@@ -156,7 +157,7 @@ def mean_activations(
         documents = [Document(text, "", "", str(i)) for i, text in enumerate(together)]
         by_length = sorted(windows(documents, reader.tokenizer, context), key=lambda window: len(window.ids))
         sums, tokens = torch.zeros(len(together), len(columns), device=reader.device), np.zeros(len(together))
-        for window, acts in read_windows(reader, by_length, sequences_per_batch):
+        for window, acts in read_pieces(reader, by_length, sequences_per_batch):
             sums[int(window.document.source)] += acts[:, columns].float().sum(0)
             tokens[int(window.document.source)] += len(window.ids)
         if not tokens.all():

@@ -1,16 +1,20 @@
 """Sections 3 and 4.2, Appendix B: the same positions, correlations, mutual nearest neighbours and their nulls."""
 
-from rosetta.matching.activations import AlignedBatches, Reader
 from rosetta.matching.alignment import canonical_spans, pool, resample_grid, token_byte_spans, token_texts
+from rosetta.matching.batches import AlignedBatches, strongest_pieces
 from rosetta.matching.correlation import PearsonAccumulator
+from rosetta.matching.generated import kept_pictures, wishes
+from rosetta.matching.images import Generator, ImageReader
 from rosetta.matching.mutual import collapse, match_batches, match_thinned, matched_neurons, mutual_nearest, top_k
 from rosetta.matching.nulls import Permuted, calibrated, expected_by_chance, mean_ci95, threshold, which_positions
 from rosetta.matching.positions import shifted, thinning
 from rosetta.matching.segments import segments, windows
+from rosetta.matching.texts import Reader
 
 __all__ = [
-    "AlignedBatches", "PearsonAccumulator", "Permuted", "Reader", "calibrated", "canonical_spans", "collapse",
-    "expected_by_chance", "match_batches", "match_thinned", "matched_neurons", "mean_ci95", "mutual_nearest", "pool",
-    "resample_grid", "segments", "shifted", "thinning", "threshold", "token_byte_spans", "token_texts", "top_k",
-    "which_positions", "windows",
+    "AlignedBatches", "Generator", "ImageReader", "PearsonAccumulator", "Permuted", "Reader", "calibrated",
+    "canonical_spans", "collapse", "expected_by_chance", "kept_pictures", "match_batches", "match_thinned",
+    "matched_neurons", "mean_ci95", "mutual_nearest", "pool", "resample_grid", "segments", "shifted",
+    "strongest_pieces", "thinning", "threshold", "token_byte_spans", "token_texts", "top_k", "which_positions",
+    "windows", "wishes",
 ]  # fmt: skip

@@ -25,6 +25,9 @@ class Permuted:
     a pool of rows: each A batch is paired with rows that came `pool_batches` batches earlier or later, in random order;
     memory stays bounded.
 
+    Of images, whole ones can be permuted with their cells kept: what is matched then are neurons that only know *where* in an
+    image they are (not in the paper).
+
     Parameters
     ----------
     batches : iterable of (A, B)
@@ -32,10 +35,19 @@ class Permuted:
     seed : int
     pool_batches : int
         Size of the pool; with no more batches than this, every permutation of all positions is equally likely.
+    whole : int
+        Rows that stay together, in their order: 1, or the cells of an image.
+
+    Raises
+    ------
+    ValueError
+        If `whole` is below 1, or, while they are gone through, if a batch is no whole number of images.
     """
 
-    def __init__(self, batches, seed: int, pool_batches: int = 4):
-        self.batches, self.seed, self.pool_batches = batches, seed, pool_batches
+    def __init__(self, batches, seed: int, pool_batches: int = 4, whole: int = 1):
+        if whole < 1:
+            raise ValueError(f"whole is {whole}; it must be at least 1")
+        self.batches, self.seed, self.pool_batches, self.whole = batches, seed, pool_batches, whole
         for name in ("names", "layers", "flop"):
             if hasattr(batches, name):
                 setattr(self, name, getattr(batches, name))
@@ -47,18 +59,25 @@ class Permuted:
             if index < self.pool_batches:
                 late.append(a)
             else:
-                partners = pool.draw(len(a))
+                partners = self._drawn(pool, a)
                 n = len(partners)  # fewer than asked for where the pool is short: the batches before were smaller
                 yield a[:n], partners
                 if n < len(a):
                     late.append(a[n:])
-            pool.add(b)
+            if len(b) % self.whole:
+                raise ValueError(f"a batch of {len(b)} positions is no whole number of images of {self.whole} cells")
+            pool.add(b.reshape(-1, self.whole * b.shape[1]))
         for a in late:
-            yield a, pool.draw(len(a))
+            yield a, self._drawn(pool, a)
+
+    def _drawn(self, pool: "_Pool", a: torch.Tensor) -> torch.Tensor:
+        """Partners for the rows of A, or for as many as there are."""
+        return pool.draw(len(a) // self.whole).unflatten(1, (self.whole, -1)).flatten(0, 1)
 
 
 class _Pool:
-    """Rows of B that wait to be drawn at random. Each keeps its slot until then, and leaves it free to a later row."""
+    """Rows of B, or whole images side by side, that wait to be drawn at random. Each keeps its slot until then, and leaves it free to a
+    later one."""
 
     def __init__(self, batches: int, rng: torch.Generator):
         self.batches, self.rng = batches, rng

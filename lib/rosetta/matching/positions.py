@@ -11,7 +11,7 @@ from collections.abc import Iterable
 import numpy as np
 import torch
 
-from rosetta.matching.activations import HeldBatches
+from rosetta.matching.batches import HeldBatches
 from rosetta.matching.segments import Segment
 
 

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +21,9 @@ from rosetta.models.mlps import find_mlps
 ROOT = Path(__file__).resolve().parents[3]
 #: The device of a model that is laid out over all GPUs, by accelerate; where there are none, over the CPU.
 SPREAD = "spread"
+#: What a model is, and so by which library it is opened; the encoders of images, then the generators.
+KINDS = ("language", "open_clip", "transformers", "pmf", "sana", "flux", "onestep")
+GENERATORS = KINDS[3:]
 Device = str | torch.device | dict
 transformers.utils.logging.disable_progress_bar()  # one bar for the run, none for the loading of each model
 
@@ -30,7 +34,9 @@ class ModelSpec(NamedTuple):
     ``source`` is a folder (relative to the kit, or absolute) or a hub name; ``revision`` pins the latter.
     ``layers`` and ``mlp_width`` are stated so that a curve can be laid out without loading anything, and checked
     when the model is loaded. ``device`` is where a profile puts this model, where it says so: a device, ``auto`` or
-    `SPREAD`. ``hidden_size``, the width of the residual stream, is for planning alone.
+    `SPREAD`. ``hidden_size``, the width of the residual stream, is for planning alone. ``kind`` is one of `KINDS`;
+    ``tag`` says which weights of an architecture, where its name does not: open_clip's tag, or the name of a pMF.
+    ``image_size``, pixels on a side, is for encoders that take several sizes; by default their configuration's.
     """
 
     name: str
@@ -42,6 +48,19 @@ class ModelSpec(NamedTuple):
     remote_code: bool = False
     device: str | None = None
     hidden_size: int | None = None
+    kind: str = "language"
+    tag: str | None = None
+    image_size: int | None = None
+
+    @property
+    def modality(self) -> str:
+        """What it reads or makes: ``text`` or ``images``."""
+        return "text" if self.kind == "language" else "images"
+
+    @property
+    def generates(self) -> bool:
+        """Whether it makes the images that it is read on."""
+        return self.kind in GENERATORS
 
     @property
     def neurons(self) -> int:
@@ -144,20 +163,29 @@ def load(spec: ModelSpec, device: Device = "cpu", dtype: torch.dtype = torch.flo
         missing, left over or of another shape. What is missing would be drawn at random, and measured. Or if it is to be
         spread and does not fit the GPUs.
     """
-    if dtype == torch.float16 and str(device) == "cpu":
-        raise ValueError("float16 on a CPU is slower by orders of magnitude; use float32 or bfloat16")
-    _check_files(spec)
+    check_precision(device, dtype)
+    check_files(spec, Path(spec.location))
     device_map = "auto" if device == SPREAD else device if isinstance(device, dict) else None
-    model, report = transformers.AutoModelForCausalLM.from_pretrained(
+    model, report = _auto(spec).from_pretrained(
         spec.location, revision=spec.revision, trust_remote_code=spec.remote_code, dtype=dtype, use_safetensors=True,
         ignore_mismatched_sizes=True, output_loading_info=True, device_map=device_map,
     )  # fmt: skip
-    _check_weights(spec, type(model).__name__, report)
+    check_weights(spec, type(model).__name__, report)
     model = model.eval().requires_grad_(False)
     if device_map is None:
         return model.to(device)
     _check_places(spec, getattr(model, "hf_device_map", {}))
     return model
+
+
+def _auto(spec: ModelSpec) -> type:
+    return transformers.AutoModelForCausalLM if spec.kind == "language" else transformers.AutoModel
+
+
+def check_precision(device: Device, dtype: torch.dtype) -> None:
+    """ValueError for float16 on a CPU."""
+    if dtype == torch.float16 and str(device) == "cpu":
+        raise ValueError("float16 on a CPU is slower by orders of magnitude; use float32 or bfloat16")
 
 
 def _place(spec: ModelSpec, model: torch.nn.Module, device: Device) -> torch.nn.Module:
@@ -183,9 +211,8 @@ def _check_places(spec: ModelSpec, places: dict[str, int | str | torch.device]) 
         )
 
 
-def _check_files(spec: ModelSpec) -> None:
-    """ModelRefused if a local folder holds no safetensors, or one that cannot be read."""
-    folder = Path(spec.location)
+def check_files(spec: ModelSpec, folder: Path) -> None:
+    """ModelRefused if a local folder holds pickles and no safetensors, or one that cannot be read; nothing of a hub name."""
     if not folder.is_dir():
         return
     files = sorted(folder.glob("*.safetensors"))
@@ -205,8 +232,25 @@ def _check_files(spec: ModelSpec) -> None:
             ) from error
 
 
-def _check_weights(spec: ModelSpec, architecture: str, report: dict) -> None:
-    """ModelRefused unless the checkpoint held the architecture's weights, neither more nor less."""
+def fill(spec: ModelSpec, model: torch.nn.Module, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Give a network its weights; ModelRefused unless they are all that it has, neither more nor less, each of its shape."""
+    own = model.state_dict()
+    both = own.keys() & tensors.keys()
+    report = {
+        "missing_keys": own.keys() - both,
+        "unexpected_keys": tensors.keys() - both,
+        "mismatched_keys": [(k, tensors[k].shape, own[k].shape) for k in both if tensors[k].shape != own[k].shape],
+    }
+    check_weights(spec, type(model).__name__, report)
+    model.load_state_dict(tensors)
+
+
+def check_weights(spec: ModelSpec, architecture: str, report: Mapping) -> None:
+    """ModelRefused unless the checkpoint held the architecture's weights, neither more nor less.
+
+    ``report`` is what transformers and diffusers say after loading: ``missing_keys``, ``unexpected_keys``, and
+    ``mismatched_keys`` (name, shape in the file, shape of the architecture).
+    """
     # Tables that older checkpoints carried along; each model computes its own.
     surplus = [key for key in report["unexpected_keys"] if not re.search(r"inv_freq|masked_bias|attn\.bias$", key)]
     shapes = [f"{key} {tuple(there)} instead of {tuple(here)}" for key, there, here in report["mismatched_keys"]]
@@ -234,28 +278,43 @@ def load_untrained(
     )
     if dtype.itemsize < (config.dtype or torch.float32).itemsize:
         config.dtype = dtype
-    model = from_config(config, seed, spec.remote_code).to(dtype)
+    model = from_config(config, seed, spec.remote_code, _auto(spec)).to(dtype)
     return _place(spec, model.eval().requires_grad_(False), device)
 
 
-def from_config(config: transformers.PretrainedConfig, seed: int, remote_code: bool = False) -> torch.nn.Module:
-    """A model of this configuration, initialized from this seed; the global random state is left as it was."""
+@contextmanager
+def drawn(seed: int) -> Iterator[None]:
+    """While open, torch draws from this seed; the global random state is then as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return transformers.AutoModelForCausalLM.from_config(config, trust_remote_code=remote_code)
+        yield
+
+
+def from_config(
+    config: transformers.PretrainedConfig,
+    seed: int,
+    remote_code: bool = False,
+    auto: type = transformers.AutoModelForCausalLM,
+) -> torch.nn.Module:
+    """A model of this configuration, initialized from this seed; the global random state is left as it was."""
+    with drawn(seed):
+        return auto.from_config(config, trust_remote_code=remote_code)
 
 
 def fingerprint(spec: ModelSpec) -> str:
     """What tells this model's weights from others': for the hub its name and revision.
 
-    For a folder it is the digest of all its files but what is written about the model (``.md``).
+    For a folder it is the digest of all its files, in folders within it too, but what is written about the model (``.md``)
+    and what is hidden. Where a tag chooses among weights, it is part of both.
     """
-    folder = Path(spec.location)
+    folder, tag = Path(spec.location), f":{spec.tag}" if spec.tag else ""
     if not folder.is_dir():
-        return f"{spec.source}@{spec.revision or 'main'}"
-    digest = hashlib.sha256()
-    for file in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix != ".md"):
-        digest.update(file.name.encode() + _file_digest(file, file.stat().st_mtime_ns, file.stat().st_size))
+        return f"{spec.source}@{spec.revision or 'main'}{tag}"
+    digest = hashlib.sha256(tag.encode())
+    within = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*")}
+    for name, file in sorted(within.items()):
+        if file.is_file() and file.suffix != ".md" and not any(part.startswith(".") for part in Path(name).parts):
+            digest.update(name.encode() + _file_digest(file, file.stat().st_mtime_ns, file.stat().st_size))
     return digest.hexdigest()[:16]
 
 

@@ -14,12 +14,16 @@ from transformers.pytorch_utils import Conv1D
 
 
 class Mlp(NamedTuple):
-    """One MLP: the paths of its block and of its output projection in the model, the projection, and how many neurons."""
+    """One MLP: the paths of its block and of its output projection in the model, the projection, and how many neurons.
+
+    ``channels`` are those of the projection's input that are neurons: not all where it takes more than the MLP's.
+    """
 
     block: str
     path: str
     projection: torch.nn.Module
     neurons: int
+    channels: slice = slice(None)
 
 
 class NoMlpFound(ValueError):

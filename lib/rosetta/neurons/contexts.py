@@ -12,9 +12,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rosetta.matching.activations import Reader, read_windows
+from rosetta.matching.activations import read_pieces
 from rosetta.matching.mutual import locate
 from rosetta.matching.segments import Window, windows
+from rosetta.matching.texts import Reader
 from rosetta.sources.document import Document
 
 
@@ -64,7 +65,7 @@ def top_contexts(
     top, spread = TopPeaks(neurons, n, reader.device), _Spread(neurons, reader.device)
     seen: dict[int, Window] = {}  # the windows in which the peaks of `top` and `recent` lie
     recent: list[Peaks] = []  # not yet compared with those of `top`
-    numbered = enumerate(read_windows(reader, stream, sequences_per_batch))
+    numbered = enumerate(read_pieces(reader, stream, sequences_per_batch))
     # The windows that compete for one context are those of a document; otherwise each stands for itself.
     for _, competing in groupby(numbered, lambda item: item[1][0].document if one_per_document else item[0]):
         peaks = None
@@ -118,7 +119,7 @@ def activations_on(
     """
     documents = [Document(text, "", "", str(i)) for i, text in enumerate(texts)]
     spans, acts = {text: [] for text in texts}, {text: [] for text in texts}
-    for window, found in read_windows(reader, windows(documents, reader.tokenizer, context), sequences_per_batch):
+    for window, found in read_pieces(reader, windows(documents, reader.tokenizer, context), sequences_per_batch):
         text = window.document.text
         spans[text].append(window.spans)
         acts[text].append(found[:, texts[text]].float().cpu().numpy())

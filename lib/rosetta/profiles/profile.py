@@ -68,6 +68,15 @@ class Profile(Settings):
         """All pairs to match, in the order of the curves."""
         return [point for point in self.anchors if len(point) == 2]
 
+    def modality(self, models: Iterable[str]) -> str:
+        """``"text"`` or ``"images"``: what these models are shown, all the same."""
+        return self.models[next(iter(models))].modality
+
+    def of(self, modality: str) -> tuple[dict[str, tuple], list[tuple[str, str]]]:
+        """The curves, and the pairs, of models of text or of images."""
+        curves = {curve: points for curve, points in self.curves.items() if self.modality(points[0]) == modality}
+        return curves, [pair for pair in self.pairs if self.modality(pair) == modality]
+
     @property
     def example(self) -> tuple[str, str]:
         """The pair that stands for all where one is shown: that of the section on positions."""
@@ -99,8 +108,9 @@ class Profile(Settings):
         return list(found.values())
 
     def k_of(self, pair: tuple[str, str]) -> int:
-        """The largest k that a pair is matched for: the profile's on the curve of Figure 25, and 1 elsewhere."""
-        on_curve = {frozenset(one) for point in self.curves[self.k_curve] for one in self.pairs_of(point)}
+        """The largest k that a pair is matched for: the profile's on the curves of Figure 25, and 1 elsewhere."""
+        curves = [self.k_curve] + ([self.images.k_curve] if self.images else [])
+        on_curve = {frozenset(one) for curve in curves for point in self.curves[curve] for one in self.pairs_of(point)}
         return max(self.k) if frozenset(pair) in on_curve else 1
 
     def anchor(self, point: tuple[str, ...]) -> str:
@@ -178,6 +188,8 @@ def _check_models(profile: Profile) -> None:
         said = f"filtering.learner is {filtering.learner!r}, whose device is {SPREAD!r}"
         refuse(f"{said}; it is trained on one device, so describe it again under another name, with that one")
     for name, spec in profile.models.items():
+        if spec.modality != "text":
+            continue
         config = configuration(spec)  # a model of the hub that was never fetched tells only when it is read
         most = _positions(config) if config else inf
         if profile.context > most:
@@ -191,6 +203,53 @@ def _check_models(profile: Profile) -> None:
             if len(models) < 2 or len(set(models)) < len(models):
                 has = f"curves.{curve} has the point {list(models)}"
                 refuse(f"{has}; a point is a list of two or more different models")
+            _check_modality(profile, f"curves.{curve} has the point {list(models)}", models)
+
+
+def _check_modality(profile: Profile, has: str, models: Iterable[str]) -> None:
+    """Models that are compared are shown the same: text, or images."""
+    seen = {profile.models[name].modality: name for name in models}
+    if len(seen) > 1:
+        refuse(
+            f"{has}, where {seen['text']} reads text and {seen['images']} sees images; they have no positions in common"
+        )
+    if "images" in seen and profile.images is None:
+        refuse(f"{has}, whose models see images; the key images is missing, which says what they are shown")
+
+
+def _check_images(profile: Profile) -> None:
+    """Every model and curve that the section names is one of images, and a generator stands where one is asked for."""
+    images = profile.images
+    if images is None:
+        return
+    named = {
+        "pair": images.pair,
+        "gallery.pair": images.gallery.pair,
+        "sweep.pair": images.sweep.pair,
+        "sweep.encoders": images.sweep.encoders,
+    }
+    of_images = [name for name, spec in profile.models.items() if spec.modality == "images"]
+    for key, pair in named.items():
+        _among(f"images.{key} names the model", pair, of_images, ", which is no model of images; those are ")
+    curves, pairs = profile.of("images")
+    for key in ("pair", "gallery.pair"):
+        if named[key] not in pairs:
+            refuse(f"images.{key} is {list(named[key])}; it must be a point of one of the curves")
+    _among("images.k_curve is", [images.k_curve], curves, "; allowed are the curves of images, ")
+    generates = {name for name in of_images if profile.models[name].generates}
+    if not generates & set(images.sweep.pair):
+        refuse(
+            f"images.sweep.pair is {list(images.sweep.pair)}; one of them must be a generator, {', '.join(sorted(generates))}"
+        )
+    if both := generates & set(images.sweep.encoders):
+        refuse(f"images.sweep.encoders names {sorted(both)[0]}, which is a generator; Figure 35 is about two encoders")
+    for pair in pairs:
+        if len(generates & set(pair)) == 2:
+            refuse(
+                f"curves have the pair {list(pair)} of two generators; each makes its own images, so they see none together"
+            )
+    if images.permuted is not None and images.permuted >= images.count:
+        refuse(f"images.permuted is {images.permuted}; it must be below images.count, {images.count}, or null for all")
 
 
 def _positions(config: Path) -> float:
@@ -226,7 +285,11 @@ def _check_sections(profile: Profile) -> None:
     for curve, points in curves.items():
         if len(set(points)) < len(points):
             refuse(f"curves.{curve} has a point twice, among {[list(point) for point in points]}")
-    _among("k_curve is", [profile.k_curve], curves, "; allowed are the curves ")
+    _among("k_curve is", [profile.k_curve], profile.of("text")[0], "; allowed are the curves of text, ")
+    for key, pair in (("positions", profile.positions.pair), ("token_sweep", profile.token_sweep.pair)):
+        if profile.modality(pair) != "text":
+            refuse(f"{key}.pair is {list(pair)}, models of images; it is about text")
+    _check_images(profile)
     _among("properties.rosetta names the family", rosetta, families)
     _among("properties.rosetta names the curve", rosetta.values(), of_pairs, "; allowed are the curves of pairs, ")
     if without := [family for family in rosetta if not profile.family_points(family)]:

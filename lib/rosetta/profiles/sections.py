@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from rosetta.models.load import ROOT, ModelSpec
+from rosetta.models.load import KINDS, ROOT, ModelSpec
 from rosetta.profiles.values import (
     WHERE,
     AboveOne,
@@ -40,6 +40,8 @@ DEVICE = "(cpu|cuda|mps)(:[0-9]+)?"
 class Model(Section):
     """A model as the file describes it; the profile holds its `ModelSpec`.
 
+    ``kind`` says what it is, a language model where it is left out; ``tag`` and ``image_size`` as `ModelSpec` has them.
+
     ``device`` is for this model alone; left out, it is the profile's. ``spread`` lays it out over all GPUs.
     ``hidden_size`` is the width of the residual stream, which `make plan` takes for a fourth of ``mlp_width`` where it is
     left out and no configuration is on this machine.
@@ -49,6 +51,9 @@ class Model(Section):
     family: Annotated[Text, AfterValidator(safe)]
     layers: Count
     mlp_width: Count
+    kind: Annotated[Literal[KINDS], Words(f"one of {', '.join(KINDS)}")] = "language"
+    tag: Text = None
+    image_size: Count = None
     revision: Revision = None
     remote_code: Annotated[bool, Words("true or false")] = False
     device: Annotated[str, Field(pattern=f"^(auto|spread|{DEVICE})$"), Words("auto, cpu, cuda, cuda:N or spread")] = (
@@ -173,6 +178,65 @@ class TokenSweep(Section):
 
     pair: Pair
     tokens: Counts
+
+
+class Scenes(Section):
+    """The embedded scenes of a seed (`rosetta.sources.scenes`)."""
+
+    seed: Natural = 0
+
+
+def _folder_in_the_kit(path: str) -> str:
+    if not (ROOT / path).is_dir():
+        refuse(f"{WHERE} is {path!r}, which is not a folder")
+    return str(ROOT / path)
+
+
+class Folder(Section):
+    """Image files anywhere below a folder, relative to the kit; ``imagenet``: one folder for each class."""
+
+    path: Annotated[Text, AfterValidator(_folder_in_the_kit)]
+    imagenet: Annotated[bool, Words("true or false")] = False
+
+
+class ImageSweep(Section):
+    """Matches over growing numbers of images (Figures 34 and 35): of a generator with an encoder, and of two encoders
+    over real and over generated images, those of that generator."""
+
+    pair: Pair
+    encoders: Pair
+    images: Counts
+
+
+class Gallery(Section):
+    """The strongest images of single neurons (Figures 21 and 22): neurons, images of each, and the seed that draws the others."""
+
+    pair: Pair
+    neurons: Count
+    images: Count
+    seed: Natural
+
+
+class Images(Section):
+    """What models of images see, and what is shown of them.
+
+    ``count`` images each pair: generated ones, as many of each class, for a generator with an encoder; ``real`` ones for two
+    encoders. A generator's i-th image follows from its weights, ``seed`` and i alone. ``grid``: the canonical grid is
+    the larger of both models' (Appendix B), or the first's. ``permuted`` images for the permuted null (null: all).
+    ``rank``: an example's strength is the mean over its cells, as the judge of H.1 has it, or the peak.
+    """
+
+    real: by_kind(scenes=Scenes, folder=Folder)
+    count: TwoOrMore
+    seed: Natural
+    grid: Annotated[Literal["larger", "first"], Words("larger or first")] = "larger"
+    permuted: Limit
+    rank: Annotated[Literal["mean", "peak"], Words("mean or peak")] = "mean"
+    pair: Pair
+    sweep: ImageSweep
+    gallery: Gallery
+    k_curve: Text
+    images_per_batch: Count
 
 
 class TheoryGrid(Section):
@@ -323,6 +387,7 @@ class Settings(Section):
     nulls: Nulls
     positions: Positions
     token_sweep: TokenSweep
+    images: Annotated[Images | None, Words("a mapping, or null where no model sees images")] = None
     theory: Theory
     contexts: Contexts
     properties: Properties

@@ -4,14 +4,10 @@ A scene holds one to three objects on a background. What there is of each factor
 background) has power-law frequencies, the r-th value 1/r times that of the first: the theory of section 4 is about a
 spectrum of importances. Some shapes are glyphs of a font, some textures photographs, both from the locked environment.
 
-What models see is the scene *developed*: grain is added and each patch whitened by one fixed matrix. As drawn, a patch has
-about two effective dimensions, so among random features of it each finds its twin: untrained networks share pairs of r up to
-.98. Grain and whitening follow from untrained networks alone, by a rule: *the least grain of 0, .05, .1, .2, ..., without
-whitening or else with it, at which the 99.9th percentile of their pairs falls below half of that on scenes as drawn* (notebook
-02 measures it). `undevelop` undoes the whitening for human eyes.
+What models see is the scene *developed* (`sources.development`): grain is added and each patch whitened.
 
-The same bytes come out on every machine: all draws are integers or comparisons, arrays are combined one operation at a time,
-and the whitening is made of whole numbers, so its sums are exact in whatever order they are taken.
+The same bytes come out on every machine: all draws are integers or comparisons, and arrays are combined one operation at a
+time.
 """
 
 import hashlib
@@ -23,14 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image, ImageDraw, ImageFont
 
-from rosetta.results import write_json, write_whole
+from rosetta.results import write_json
+from rosetta.sources.development import CELL, CELLS, SIZE, developed, grain
 
-#: Pixels of a side of a scene, and of a patch that is whitened; a cell of the grid whose factors are known.
-SIZE, CELL = 64, 8
-CELLS = SIZE // CELL
 PHOTOGRAPHS = {
     "flowery": ("sklearn", "datasets/images/flower.jpg"),
     "templed": ("sklearn", "datasets/images/china.jpg"),
@@ -69,15 +62,6 @@ _JITTER = 6
 _MUTED = 3
 #: Pixels of a period of a texture on an object, and on the ground.
 _PERIOD, _WIDE = 6, 16
-#: Standard deviation of the grain, as a share of the range of a pixel.
-GRAIN = 0.05
-#: A developed pixel is 128 + 32 z, z of about unit variance.
-MIDDLE, SPREAD = 128, 32
-#: What models subtract and divide by, of pixels from 0 to 1.
-MEAN, STD = MIDDLE / 255, SPREAD / 255
-WHITENING = Path(__file__).with_name("whitening.npz")
-_BITS = 16  # the whitening's whole numbers are 2^16 times as large
-_SIXTEENTHS = 16  # of a grey level: what grain and the mean patch are counted in
 
 
 class Scene(NamedTuple):
@@ -86,7 +70,7 @@ class Scene(NamedTuple):
     Attributes
     ----------
     pixels : uint8 [64, 64, 3]
-        Developed: with grain, whitened, 128 + 32 z.
+        Developed: with grain, whitened, 128 + 24 z.
     factors : dict of str
         Factor to value. Those of the second and third object are ``shape 2``, ``colour 3``, ...
     cells : dict of int8 [8, 8]
@@ -157,7 +141,7 @@ def scene(index: int, seed: int = 0, label: int | None = None) -> Scene:
     plan, rng = _planned(index, seed, label)
     drawn, covers = _painted(plan)
     return Scene(
-        developed(drawn, _grain(rng)), _factors(plan), _cells(plan, covers), _caption(plan), plan.objects[0].shape,
+        developed(drawn, grain(rng)), _factors(plan), _cells(plan, covers), _caption(plan), plan.objects[0].shape,
         drawn, _code(plan),
     )  # fmt: skip
 
@@ -397,102 +381,6 @@ def _cells(plan: _Plan, covers: list[np.ndarray]) -> dict[str, np.ndarray]:
 
 def _by_cell(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(CELLS, CELL, CELLS, CELL).astype(np.float64).mean((1, 3))
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Development: grain, and one fixed whitening of the patches
-
-
-def _grain(rng: np.random.Generator) -> np.ndarray:
-    """int64 [64, 64, 3], in sixteenths of a grey level: nearly normal, the sum of four bytes."""
-    draws = rng.integers(0, 256, (4, SIZE, SIZE, 3), dtype=np.uint8).sum(0, dtype=np.int64)
-    deviation = (4 * (256**2 - 1) / 12) ** 0.5
-    return (draws - 510) * round(GRAIN * 255 * _SIXTEENTHS * 256 / deviation) // 256
-
-
-def developed(drawn: np.ndarray, grain: np.ndarray) -> np.ndarray:
-    """A drawn scene as models see it, uint8 [64, 64, 3]; `grain` in sixteenths of a grey level, as whole numbers."""
-    matrix, mean = _whitening()
-    patches = _patches((_SIXTEENTHS * drawn.astype(np.int64) + grain)[None])[0] - mean
-    # Whole numbers far below 2^53: sums in float64 are exact, whatever a machine's order of adding.
-    whitened = patches.astype(np.float64) @ matrix.astype(np.float64)
-    z = np.floor((whitened + 2 ** (_BITS - 1)) / 2**_BITS) + MIDDLE
-    return _joined(z.clip(0, 255).astype(np.uint8)[None])[0]
-
-
-def develop(drawn: torch.Tensor, grain: torch.Tensor | None = None) -> torch.Tensor:
-    """Drawn scenes as a model's input, for training: whitened, of about unit variance.
-
-    Parameters
-    ----------
-    drawn : uint8 or float [B, 64, 64, 3]
-    grain : float [B, 64, 64, 3], optional
-        Standard normal draws; left out, there is no grain.
-
-    Returns
-    -------
-    float32 [B, 3, 64, 64]
-    """
-    matrix, mean = (torch.from_numpy(x.astype(np.float32)).to(drawn.device) for x in _whitening())
-    pixels = drawn.float() if grain is None else drawn.float() + GRAIN * 255 * grain
-    z = (_patches(_SIXTEENTHS * pixels) - mean) @ (matrix / (2**_BITS * SPREAD))
-    return _joined(z).permute(0, 3, 1, 2)
-
-
-def undevelop(pixels: np.ndarray) -> np.ndarray:
-    """What developed pictures show, for human eyes: uint8 [..., 64, 64, 3]."""
-    matrix, mean = (x.astype(np.float64) for x in _whitening())
-    z = _patches(pixels.reshape(-1, SIZE, SIZE, 3).astype(np.float64) - MIDDLE)
-    patches = (z @ np.linalg.inv(matrix / 2**_BITS) + mean) / _SIXTEENTHS
-    return _joined(np.rint(patches).clip(0, 255).astype(np.uint8)).reshape(pixels.shape)
-
-
-def _patches(images):
-    """[B, 64, 64, 3] -> [B, 64 patches, 192], of arrays or tensors."""
-    cut = images.reshape(-1, CELLS, CELL, CELLS, CELL, 3)
-    cut = cut.permute(0, 1, 3, 2, 4, 5) if isinstance(images, torch.Tensor) else cut.transpose(0, 1, 3, 2, 4, 5)
-    return cut.reshape(-1, CELLS**2, 3 * CELL**2)
-
-
-def _joined(patches):
-    """The inverse of `_patches`."""
-    cut = patches.reshape(-1, CELLS, CELLS, CELL, CELL, 3)
-    cut = cut.permute(0, 1, 3, 2, 4, 5) if isinstance(patches, torch.Tensor) else cut.transpose(0, 1, 3, 2, 4, 5)
-    return cut.reshape(-1, SIZE, SIZE, 3)
-
-
-@cache
-def _whitening() -> tuple[np.ndarray, np.ndarray]:
-    """int64 [192, 192] and [192]: the fixed matrix, and the mean patch in sixteenths of a grey level."""
-    with np.load(WHITENING, allow_pickle=False) as file:
-        return file["matrix"].astype(np.int64), file["mean"].astype(np.int64)
-
-
-def whitening_of(grain: float, scenes: int = 2_000, seed: int = 2**31) -> tuple[np.ndarray, np.ndarray]:
-    """The whitening (ZCA) of the patches of some scenes with grain: what `write_whitening` writes, float64.
-
-    Returns
-    -------
-    matrix : [192, 192]
-        Symmetric. Patches less their mean, times it, have the unit matrix as covariance.
-    mean : [192]
-        In grey levels.
-    """
-    patches = _patches(np.stack([drawn(index, seed)[0] for index in range(scenes)])).reshape(-1, 3 * CELL**2)
-    patches = patches.astype(np.float64)
-    covariance = np.cov(patches.T) + (255 * grain) ** 2 * np.eye(patches.shape[1])
-    values, vectors = np.linalg.eigh(covariance)
-    return (vectors / np.sqrt(values)) @ vectors.T, patches.mean(0)
-
-
-def write_whitening(path: Path = WHITENING) -> None:
-    """Make the fixed matrix anew. What has been trained on developed scenes is then of no use."""
-    matrix, mean = whitening_of(GRAIN)
-    whole = {
-        "matrix": np.rint(matrix * (2**_BITS * SPREAD / _SIXTEENTHS)).astype(np.int32),
-        "mean": np.rint(mean * _SIXTEENTHS).astype(np.int32),
-    }
-    write_whole(path, lambda temporary: np.savez(open(temporary, "wb"), **whole))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

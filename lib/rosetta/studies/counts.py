@@ -7,7 +7,7 @@ from tqdm.auto import tqdm
 
 from rosetta.laws import scaling
 from rosetta.matching import nulls
-from rosetta.matching.activations import AlignedBatches
+from rosetta.matching.batches import AlignedBatches
 from rosetta.matching.correlation import PearsonAccumulator, tiles
 from rosetta.matching.mutual import collapse, mutual_nearest, top_k
 from rosetta.results import keep
@@ -157,7 +157,7 @@ def _read_off(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iter
     for segment in batches.pieces:
         unread.append(segment)
         tokens += len(segment.ids_a)
-        if tokens >= budgets[0] or len(unread) == batches.sequences_per_batch:
+        if tokens >= budgets[0] or len(unread) == batches.per_batch:
             sums.update(*batches.aligned(unread))
             unread = []
         if tokens >= budgets[0]:
@@ -178,7 +178,7 @@ def _matched_anew(study: Study, batches: AlignedBatches, budgets: list[int]) -> 
     """
     told = 0
     for budget in budgets:
-        some = AlignedBatches(batches.a, batches.b, study.pieces(batches.names, budget), batches.sequences_per_batch)
+        some = AlignedBatches(batches.a, batches.b, study.pieces(batches.names, budget), batches.per_batch)
         table = study.match(some)
         tokens = some.pieces.read
         if tokens > told:

@@ -16,10 +16,12 @@ import pandas as pd
 import torch
 
 from rosetta.matching import nulls
-from rosetta.matching.activations import AlignedBatches, Example, HeldBatches, Reader, peak_bytes, strongest_segments
+from rosetta.matching.activations import peak_bytes
+from rosetta.matching.batches import AlignedBatches, Example, HeldBatches, strongest_pieces
 from rosetta.matching.mutual import match_batches, match_thinned, top_k
 from rosetta.matching.positions import thinning
 from rosetta.matching.segments import Segment, Window, segments, windows
+from rosetta.matching.texts import Reader
 from rosetta.models.load import ROOT, fingerprint, load_tokenizer, load_untrained
 from rosetta.models.load import load as load_model
 from rosetta.profiles.profile import Profile, ProfileError
@@ -296,7 +298,7 @@ class Study:
         pairs = [(starts[0][m.layer_a] + m.unit_a, starts[1][m.layer_b] + m.unit_b) for m in matches.itertuples()]
         return [
             _as_table(strongest, f"{m.model_a} L{m.layer_a}/U{m.unit_a}", f"{m.model_b} L{m.layer_b}/U{m.unit_b}")
-            for m, strongest in zip(matches.itertuples(), strongest_segments(batches, pairs, n), strict=True)
+            for m, strongest in zip(matches.itertuples(), strongest_pieces(batches, pairs, n), strict=True)
         ]
 
     def best_pairs(self, pair: tuple[str, str], n: int = 10) -> tuple[pd.DataFrame, list[pd.DataFrame]]:
@@ -335,8 +337,8 @@ def _first(tokens: int | None) -> dict:
 def _as_table(examples: list[Example], name_a: str, name_b: str) -> pd.DataFrame:
     tables = []
     for number, example in enumerate(examples):
-        data = example.segment.document.text.encode()
-        texts = [data[start:end].decode(errors="replace") for start, end in example.segment.canonical]
+        data = example.piece.document.text.encode()
+        texts = [data[start:end].decode(errors="replace") for start, end in example.piece.canonical]
         tables.append(pd.DataFrame({"example": number, "text": texts, name_a: example.a, name_b: example.b}))
     return pd.concat(tables, ignore_index=True)
 

@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 
 from rosetta.matching import nulls, positions
-from rosetta.matching.activations import HeldBatches
+from rosetta.matching.batches import HeldBatches
 from rosetta.results import keep
 from rosetta.studies.matches import Study
 

@@ -23,7 +23,7 @@ import numpy as np
 import pandas as pd
 
 from rosetta.matching import rounds
-from rosetta.matching.activations import AlignedBatches
+from rosetta.matching.batches import AlignedBatches
 from rosetta.matching.mutual import chosen, match_table, matching
 from rosetta.matching.positions import thinning
 from rosetta.matching.rates import PRESETS
