@@ -146,9 +146,9 @@ def scene(index: int, seed: int = 0, label: int | None = None) -> Scene:
     )  # fmt: skip
 
 
-def drawn(index: int, seed: int = 0) -> tuple[np.ndarray, str, int, np.ndarray]:
+def drawn(index: int, seed: int = 0, label: int | None = None) -> tuple[np.ndarray, str, int, np.ndarray]:
     """What training needs of a scene: its `drawn` pixels, caption, label and code. Grain is drawn anew each time."""
-    plan, _ = _planned(index, seed, None)
+    plan, _ = _planned(index, seed, label)
     return _painted(plan)[0], _caption(plan), plan.objects[0].shape, _code(plan)
 
 

@@ -29,7 +29,7 @@ from rosetta.models.zoo.objectives import (
 )  # fmt: skip
 from rosetta.models.zoo.training import Task, fit, side_by_side, warmup_cosine
 from rosetta.results import write_json, write_whole
-from rosetta.sources.scenes import CELL, CLASSES, SIZE, scene
+from rosetta.sources.scenes import CELL, CLASSES, SIZE, drawn
 
 logger = logging.getLogger(__name__)
 
@@ -164,10 +164,10 @@ def caption_ids(words: dict[str, int], captions) -> torch.Tensor:
 # Scenes
 
 
-def _render(first: int, last: int, seed: int, balanced: bool) -> tuple[int, np.ndarray, list, list, np.ndarray]:
-    scenes = [scene(index, seed, index % CLASSES if balanced else None) for index in range(first, last)]
-    drawn, codes = np.stack([s.drawn for s in scenes]), np.stack([s.code for s in scenes])
-    return first, drawn, [s.caption for s in scenes], [s.label for s in scenes], codes
+def _render(first: int, last: int, seed: int, balanced: bool) -> tuple[int, np.ndarray, tuple, tuple, np.ndarray]:
+    scenes = [drawn(index, seed, index % CLASSES if balanced else None) for index in range(first, last)]
+    pixels, captions, labels, codes = zip(*scenes, strict=True)
+    return first, np.stack(pixels), captions, labels, np.stack(codes)
 
 
 def prepare_family(family: str, count: int, folder: Path, jobs: int = 1) -> None:
@@ -183,11 +183,11 @@ def prepare_family(family: str, count: int, folder: Path, jobs: int = 1) -> None
     captions, labels, codes = [None] * count, np.empty(count, dtype=np.int64), [None] * count
 
     def render(path: Path) -> None:
-        drawn = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(count, SIZE, SIZE, 3))
+        written = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=(count, SIZE, SIZE, 3))
         for first, some, said, classes, numbers in side_by_side(_render, calls, jobs):
             there = slice(first, first + len(some))
-            drawn[there], captions[there], labels[there], codes[there] = some, said, classes, list(numbers)
-        drawn.flush()
+            written[there], captions[there], labels[there], codes[there] = some, said, classes, list(numbers)
+        written.flush()
 
     write_whole(pixels, render)
     if family == "openclip":
@@ -201,9 +201,9 @@ def open_scenes(family: str, count: int, folder: Path) -> Scenes:
     """What `prepare_family` wrote; pixels stay on the disk."""
     seed = FAMILIES[family].seed
     facts = np.load(folder / f"{family}-{count}.npz")
-    drawn = np.load(folder / f"{family}-{count}.npy", mmap_mode="r")
+    pixels = np.load(folder / f"{family}-{count}.npy", mmap_mode="r")
     order = np.random.default_rng(seed).permutation(count)
-    return Scenes(drawn, facts["captions"], facts["labels"], facts["codes"], order, seed)
+    return Scenes(pixels, facts["captions"], facts["labels"], facts["codes"], order, seed)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
