@@ -48,6 +48,7 @@ class Family(NamedTuple):
     seed: int  # of the order, the initial values and all chance in training
     scenes: int  # the seed of its scenes
     task: Callable  # (width, depth, scenes, folder, device) -> (Task, what is kept)
+    rate: float = 2e-3  # the highest learning rate, at width 64
     balanced: bool = False  # as many scenes of each class
 
 
@@ -104,7 +105,7 @@ FAMILIES = {
     "openclip": Family(505, 1, _openclip),
     "dinov2": Family(606, 2, _dinov2),
     "pixio": Family(707, 3, _pixio),
-    "onestep": Family(808, 4, _onestep, balanced=True),
+    "onestep": Family(808, 4, _onestep, rate=4e-3, balanced=True),
 }
 #: The seed of the scenes on which every model is scored; none was trained on them.
 HELDOUT = 9
@@ -210,9 +211,9 @@ def open_scenes(family: str, count: int, folder: Path) -> Scenes:
 # Training
 
 
-def learning_rate(step: int, steps: int, width: int) -> float:
-    """2e-3 at width 64, in inverse proportion to the width's root; 5% linear warm-up, then a cosine to zero."""
-    return warmup_cosine(step, steps, 2e-3 * math.sqrt(64 / width))
+def learning_rate(family: str, step: int, steps: int, width: int) -> float:
+    """The family's rate at width 64, in inverse proportion to the width's root; 5% linear warm-up, then a cosine to zero."""
+    return warmup_cosine(step, steps, FAMILIES[family].rate * math.sqrt(64 / width))
 
 
 def train(name: str, count: int, folder: Path, device: str = "cpu", stop_after: int | None = None) -> torch.nn.Module:
@@ -238,7 +239,7 @@ def train(name: str, count: int, folder: Path, device: str = "cpu", stop_after: 
         torch.manual_seed(FAMILIES[family].seed + width)
         task, kept = FAMILIES[family].task(width, depth, scenes, folder, device)
     fit(
-        task, scenes.steps, lambda step: learning_rate(step, scenes.steps, width), weight_decay=0.05,
+        task, scenes.steps, lambda step: learning_rate(family, step, scenes.steps, width), weight_decay=0.05,
         checkpoint=folder / f"{name}-{count}.safetensors", counted=("scenes", BATCH), stop_after=stop_after,
     )  # fmt: skip
     return kept
