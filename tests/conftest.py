@@ -216,6 +216,7 @@ def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
         "properties": content["properties"] | {"rosetta": {"pythia": "pythia-opt"}, "firing": ["pythia"]},
         "explorer": content["explorer"] | {"point": list(PAIR)},
         "filtering": content["filtering"] | {"pair": list(PAIR), "scorer": PAIR[0]},
+        "images": None,
         "device": "cpu",
     }
     path = folder / f"{name}.yaml"

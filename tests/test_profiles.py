@@ -119,6 +119,7 @@ def test_both_orders_of_a_pair_stay_apart():
     content["properties"] |= {"rosetta": {"opt": "back"}, "firing": ["opt"]}
     content["explorer"]["point"] = content["positions"]["pair"] = pair
     content["filtering"] |= {"pair": pair, "scorer": "opt-32x2"}
+    content["images"] = None
     profile = profiles.check(content, "both.yaml")
     assert profile.pairs_of(tuple(pair)) == [tuple(pair)]
     assert profile.pairs_of(tuple(pair[::-1])) == [tuple(pair[::-1])]

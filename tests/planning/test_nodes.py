@@ -40,7 +40,7 @@ def test_an_unknown_node_is_refused_with_those_there_are(name):
 def test_batches_are_those_that_a_study_reads(name, memory_gb):
     profile = load(name).model_copy(update={"memory_gb": memory_gb})
     for pair in profile.pairs:
-        assert sequences(profile, pair) == Study(profile).sequences_per_batch(pair)
+        assert sequences(profile, pair) == Study(profile).per_batch(pair)
 
 
 def test_a_model_lies_where_the_profile_says(paper):
@@ -66,7 +66,7 @@ def test_parts_of_models_on_their_own_devices(paper):
     apart = moved(paper, **{"opt-1.3b": "cuda:1", "pythia-1.4b": "cuda:0"})
     first, second = peak(apart, ("pythia-1.4b", "opt-1.3b"), Node.named("2xA100"))
     assert first.weights == 2 * size(paper.models["pythia-1.4b"]).parameters
-    assert second.batch == batch_bytes(apart, "opt-1.3b", sequences(apart, ("pythia-1.4b", "opt-1.3b")))
+    assert second.batch == batch_bytes(apart, "opt-1.3b", apart.context * sequences(apart, ("pythia-1.4b", "opt-1.3b")))
 
 
 def test_what_is_missing_is_that_of_the_fullest_device():

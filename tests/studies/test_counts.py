@@ -6,7 +6,7 @@ from scipy import stats
 
 from rosetta import plots
 from rosetta.matching.correlation import PearsonAccumulator
-from rosetta.studies import counts, matches
+from rosetta.studies import counts, shown
 from rosetta.studies.matches import Study
 
 
@@ -95,7 +95,7 @@ def test_the_sweep_says_how_far_each_set_agrees_with_the_one_before(profile, tmp
     before = None
     for row, budget in zip(sweep.itertuples(), (300, 900, 2_000), strict=True):
         assert budget <= row.tokens < budget + one.profile.context
-        batches = one.batches(PAIR, tokens=budget)
+        batches = one.batches(PAIR, budget)
         accumulator = PearsonAccumulator(256, 256)
         for a, b in batches:
             accumulator.update(a, b)
@@ -116,7 +116,7 @@ def test_the_sweep_says_how_far_each_set_agrees_with_the_one_before(profile, tmp
 def test_a_sweep_whose_table_the_memory_does_not_hold_has_the_same_rows(profile, tmp_path, monkeypatch):
     """A table of 256 by 256 takes 1 MB with what is made of it; one sequence of both models, as they read it, .7 MB."""
     roomy = counts.token_sweep(Study(profile(sequences_per_batch=1), tmp_path / "a"))
-    monkeypatch.setattr(matches, "BATCH_SHARE", 1)
+    monkeypatch.setattr(shown, "BATCH_SHARE", 1)
     monkeypatch.setattr(counts, "PearsonAccumulator", None)  # no table of them all
     tight = counts.token_sweep(Study(profile(sequences_per_batch=1, memory_gb=0.0009), tmp_path / "b"))
     assert list(tight) == list(roomy) and len(tight) == 3
@@ -133,7 +133,7 @@ def test_a_sweep_beyond_the_corpus_ends_with_what_the_corpus_holds(profile, tmp_
     )  # fmt: skip
     one = Study(path, tmp_path)
     sweep = counts.token_sweep(one)
-    assert len(sweep) == 2 and sweep.positions[1] == sum(len(a) for a, _ in one.batches(PAIR, tokens=10**6))
+    assert len(sweep) == 2 and sweep.positions[1] == sum(len(a) for a, _ in one.batches(PAIR, 10**6))
     assert "00000 tokens asked for" in caplog.text.splitlines()[0]
 
 

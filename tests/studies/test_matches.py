@@ -19,7 +19,7 @@ from rosetta.matching.positions import thinning
 from rosetta.matching.texts import Reader
 from rosetta.profiles import ProfileError
 from rosetta.sources import environment
-from rosetta.studies import matches
+from rosetta.studies import matches, shown
 from rosetta.studies.matches import Study
 
 
@@ -172,9 +172,9 @@ def test_a_permuted_null_over_all_positions_has_nothing_matched_twice(profile, t
 
 def test_what_is_matched_of_trained_models_is_read_once_and_its_text_listed_once(profile, tmp_path, monkeypatch):
     read, listed = [], []
-    pooled, cut = Reader.read_pooled, matches.segments
+    pooled, cut = Reader.read_pooled, shown.segments
     monkeypatch.setattr(Reader, "read_pooled", lambda self, *args: read.append(self) or pooled(self, *args))
-    monkeypatch.setattr(matches, "segments", lambda *args: listed.append(args) or cut(*args))
+    monkeypatch.setattr(shown, "segments", lambda *args: listed.append(args) or cut(*args))
     one = Study(profile(sequences_per_batch=1_000), tmp_path)
     one.matches(PAIR), one.permuted_matches(PAIR), one.best_pairs(PAIR)
     assert [reader.name for reader in read] == list(PAIR)
@@ -284,7 +284,7 @@ def test_another_environment_than_the_recorded_one_is_named_once(profile, tmp_pa
     recorded["heldout"]["Arithmetic"]["sha256"] = "0" * 64
     (root / "zoo" / "corpus.json").write_text(json.dumps(recorded))
     one = Study(profile(corpus={"kind": "environment", "split": "heldout"}), tmp_path)
-    monkeypatch.setattr(matches, "ROOT", root)
+    monkeypatch.setattr(shown, "ROOT", root)
     for _ in range(2):
         assert {d.subset for d in one.documents()} >= {"Arithmetic"}
     (message,) = [r.getMessage() for r in caplog.records if "than recorded" in r.getMessage()]
@@ -307,7 +307,7 @@ def test_a_batch_is_cut_to_half_of_the_memory_and_that_is_said_once(profile, tmp
     batches = cut.batches(PAIR)
     assert batches.per_batch == 5 == cut.parameters(PAIR)["sequences_per_batch"]
     assert max(len(a) for a, _ in batches) <= 5 * 64
-    assert cut.sequences_per_batch(PAIR) == 5 and cut.sequences_per_batch(PAIR[:1]) == 10  # alone it has all of it
+    assert cut.per_batch(PAIR) == 5 and cut.per_batch(PAIR[:1]) == 10  # alone it has all of it
     (said,) = [record.message for record in caplog.records if "pythia-32x2 and opt-32x2 read" in record.message]
     assert f"cut-{dtype}.yaml: memory_gb is" in said and "read 5 sequences at a time, not 32" in said
 
@@ -320,12 +320,13 @@ def test_a_batch_that_fits_is_what_the_profile_says_and_nothing_is_said(profile,
 @pytest.mark.parametrize("name", ["smoke", "micro"])
 def test_no_batch_of_the_zoo_is_cut(name):
     study = Study(name)
-    assert {study.sequences_per_batch(pair) for pair in study.profile.pairs} == {32}
+    asked = {pair: shown.asked_per_batch(study.profile, pair) for pair in study.profile.pairs}
+    assert {pair: study.per_batch(pair) for pair in asked} == asked
 
 
 def test_every_pair_of_the_paper_is_read_in_the_memory_it_is_given():
     study = Study("paper")
-    per_batch = {pair: study.sequences_per_batch(pair) for pair in study.profile.pairs}
+    per_batch = {pair: study.per_batch(pair) for pair in study.profile.pairs}
     largest = per_batch["opt-30b", "qwen2.5-32b"]
     assert min(per_batch.values()) == largest and max(per_batch.values()) == study.profile.sequences_per_batch
     one = 2 * 1024 * (48 * 28672 + 64 * 27648)  # bytes of the activations of one sequence, in bfloat16
@@ -357,12 +358,10 @@ def test_a_model_goes_where_it_says_and_the_others_where_the_profile_says(profil
     where = {name: study.device_of(name) for name in study.profile.models}
     assert where == {"pythia-32x2": "cuda:2", "opt-32x2": "spread", "gpt2-32x2": "cuda"} and study.device == "cuda"
     asked = []
-    monkeypatch.setattr(
-        matches, "load_model", lambda spec, *rest: asked.append((spec.name, *rest)) or models.load(spec)
-    )
+    monkeypatch.setattr(shown, "load_model", lambda spec, *rest: asked.append((spec.name, *rest)) or models.load(spec))
     untrained = models.load_untrained
     monkeypatch.setattr(
-        matches, "load_untrained", lambda spec, seed, *rest: asked.append((spec.name, *rest)) or untrained(spec, seed)
+        shown, "load_untrained", lambda spec, seed, *rest: asked.append((spec.name, *rest)) or untrained(spec, seed)
     )
     study.batches(PAIR), study.reader("opt-32x2", untrained_seed=1), study.model("gpt2-32x2")
     assert asked == [

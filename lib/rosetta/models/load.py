@@ -36,7 +36,8 @@ class ModelSpec(NamedTuple):
     when the model is loaded. ``device`` is where a profile puts this model, where it says so: a device, ``auto`` or
     `SPREAD`. ``hidden_size``, the width of the residual stream, is for planning alone. ``kind`` is one of `KINDS`;
     ``tag`` says which weights of an architecture, where its name does not: open_clip's tag, or the name of a pMF.
-    ``image_size``, pixels on a side, is for encoders that take several sizes; by default their configuration's.
+    ``image_size``, pixels on a side, is for encoders that take several sizes; by default their configuration's. ``grid``:
+    cells on a side of its images, and ``classes``: of a generator, its labels, are stated as layers are.
     """
 
     name: str
@@ -51,6 +52,8 @@ class ModelSpec(NamedTuple):
     kind: str = "language"
     tag: str | None = None
     image_size: int | None = None
+    grid: int | None = None
+    classes: int | None = None
 
     @property
     def modality(self) -> str:

@@ -12,7 +12,7 @@ from rosetta.matching.rates import PRESETS, Rates, calibrated
 from rosetta.models.load import SPREAD
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
-from rosetta.studies.matches import batch_bytes, sequences_that_fit
+from rosetta.studies.shown import asked_per_batch, batch_bytes, pieces_that_fit, positions_per_piece
 
 
 class Node(NamedTuple):
@@ -70,8 +70,8 @@ class Load(NamedTuple):
 
 
 def sequences(profile: Profile, names: Iterable[str]) -> int:
-    """How many sequences these models read at a time, as `Study.sequences_per_batch` has it; 0 where not one fits."""
-    return min(profile.sequences_per_batch, sequences_that_fit(profile, names))
+    """How many sequences these models read at a time, as `Study.per_batch` has it; 0 where not one fits."""
+    return min(asked_per_batch(profile, names), pieces_that_fit(profile, names))
 
 
 def memory_bytes(profile: Profile) -> int:
@@ -118,7 +118,9 @@ def peak(profile: Profile, names: Iterable[str], node: Node, cost: Cost | None =
         weights = size(profile.models[name]).parameters * itemsize(profile)
         for device in devices:
             loads[device] = loads[device].plus(weights=weights / len(devices))
-        loads[devices[0]] = loads[devices[0]].plus(batch=batch_bytes(profile, name, count))
+        loads[devices[0]] = loads[devices[0]].plus(
+            batch=batch_bytes(profile, name, count * positions_per_piece(profile, names))
+        )
     if cost is not None:
         copies = _centred(profile, names, cost, count)
         loads[0] = loads[0].plus(centred=copies, tables=cost.memory, lists=cost.lists, held=held)

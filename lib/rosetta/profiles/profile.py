@@ -244,6 +244,8 @@ def _check_images(profile: Profile) -> None:
     if both := generates & set(images.sweep.encoders):
         refuse(f"images.sweep.encoders names {sorted(both)[0]}, which is a generator; Figure 35 is about two encoders")
     for pair in pairs:
+        if pair[1] in generates and pair[0] not in generates:
+            refuse(f"curves have the pair {list(pair)}; the generator comes first, as it makes what the other one sees")
         if len(generates & set(pair)) == 2:
             refuse(
                 f"curves have the pair {list(pair)} of two generators; each makes its own images, so they see none together"
@@ -280,12 +282,13 @@ def _check_anchor(profile: Profile, has: str, point: Point) -> None:
 
 def _check_sections(profile: Profile) -> None:
     curves, rosetta, filtering = profile.curves, profile.properties.rosetta, profile.filtering
-    of_pairs = [curve for curve, points in curves.items() if all(len(point) == 2 for point in points)]
-    families = sorted({spec.family for spec in profile.models.values()})
+    of_text = profile.of("text")[0]
+    of_pairs = [curve for curve, points in of_text.items() if all(len(point) == 2 for point in points)]
+    families = sorted({spec.family for spec in profile.models.values() if spec.modality == "text"})
     for curve, points in curves.items():
         if len(set(points)) < len(points):
             refuse(f"curves.{curve} has a point twice, among {[list(point) for point in points]}")
-    _among("k_curve is", [profile.k_curve], profile.of("text")[0], "; allowed are the curves of text, ")
+    _among("k_curve is", [profile.k_curve], of_text, "; allowed are the curves of text, ")
     for key, pair in (("positions", profile.positions.pair), ("token_sweep", profile.token_sweep.pair)):
         if profile.modality(pair) != "text":
             refuse(f"{key}.pair is {list(pair)}, models of images; it is about text")

@@ -40,7 +40,7 @@ DEVICE = "(cpu|cuda|mps)(:[0-9]+)?"
 class Model(Section):
     """A model as the file describes it; the profile holds its `ModelSpec`.
 
-    ``kind`` says what it is, a language model where it is left out; ``tag`` and ``image_size`` as `ModelSpec` has them.
+    ``kind`` says what it is, a language model where it is left out; ``tag``, ``image_size``, ``grid`` and ``classes`` as `ModelSpec` has them.
 
     ``device`` is for this model alone; left out, it is the profile's. ``spread`` lays it out over all GPUs.
     ``hidden_size`` is the width of the residual stream, which `make plan` takes for a fourth of ``mlp_width`` where it is
@@ -54,6 +54,8 @@ class Model(Section):
     kind: Annotated[Literal[KINDS], Words(f"one of {', '.join(KINDS)}")] = "language"
     tag: Text = None
     image_size: Count = None
+    grid: Count = None
+    classes: Count = None
     revision: Revision = None
     remote_code: Annotated[bool, Words("true or false")] = False
     device: Annotated[str, Field(pattern=f"^(auto|spread|{DEVICE})$"), Words("auto, cpu, cuda, cuda:N or spread")] = (

@@ -3,7 +3,8 @@
 import logging
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -239,3 +240,27 @@ def _image_files(folder: Path) -> list[Path]:
 def _refuse(error: OSError) -> None:
     """A folder that cannot be listed may hold any share of the pictures, so it is no file to leave out."""
     raise error
+
+
+class First:
+    """The first so many pictures of a row, which may be gone through any number of times.
+
+    Raises
+    ------
+    ValueError
+        While going through, if there are fewer.
+    """
+
+    def __init__(self, count: int, of: Iterable[Picture]):
+        self.count, self.of = count, of
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Picture]:
+        given = 0
+        for picture in islice(self.of, self.count):
+            given += 1
+            yield picture
+        if given < self.count:
+            raise ValueError(f"{self.count} pictures are asked for, and there are {given}; ask for fewer")

@@ -13,8 +13,10 @@ time.
 import hashlib
 import importlib.util
 import json
+from collections.abc import Iterator
 from functools import cache
 from importlib.metadata import version
+from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
@@ -23,6 +25,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rosetta.results import write_json
 from rosetta.sources.development import CELL, CELLS, SIZE, developed, grain
+from rosetta.sources.pictures import Picture
 
 PHOTOGRAPHS = {
     "flowery": ("sklearn", "datasets/images/flower.jpg"),
@@ -144,6 +147,18 @@ def scene(index: int, seed: int = 0, label: int | None = None) -> Scene:
         developed(drawn, grain(rng)), _factors(plan), _cells(plan, covers), _caption(plan), plan.objects[0].shape,
         drawn, _code(plan),
     )  # fmt: skip
+
+
+class Row:
+    """The endless row of a seed's scenes, as pictures; may be gone through any number of times."""
+
+    def __init__(self, seed: int = 0):
+        self.seed = seed
+
+    def __iter__(self) -> Iterator[Picture]:
+        for index in count():
+            one = scene(index, self.seed)
+            yield Picture(one.pixels, f"scenes-{self.seed}#{index}", one.label, one.caption)
 
 
 def drawn(index: int, seed: int = 0, label: int | None = None) -> tuple[np.ndarray, str, int, np.ndarray]:

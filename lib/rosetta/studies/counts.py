@@ -1,6 +1,7 @@
-"""What is counted of a study's matches: the points of every curve, power laws through them, and Figure 33's sweep."""
+"""What is counted of a study's matches: the points of every curve, power laws through them, and sweeps (Figures 33 to 35)."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
 
 import pandas as pd
 from tqdm.auto import tqdm
@@ -10,21 +11,23 @@ from rosetta.matching import nulls
 from rosetta.matching.batches import AlignedBatches
 from rosetta.matching.correlation import PearsonAccumulator, tiles
 from rosetta.matching.mutual import collapse, mutual_nearest, top_k
+from rosetta.matching.segments import Segment
 from rosetta.results import keep
 from rosetta.studies.matches import Study
 
 
 def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
-    """One point of a curve: its size and its counts, raw and calibrated, beside both nulls'.
+    """One point of a curve: its size and its counts, raw and calibrated, beside all nulls'.
 
     For two models a count is of pairs; for more, of the anchor's neurons matched in every pair. ``raw`` is the
-    paper's count, ``calibrated`` that of pairs above the permuted null, ``strict`` that of pairs above both nulls.
-    ``share`` is the raw count's of the neurons. ``thinned`` and ``thinned_strict`` are the raw and the strict count over
-    thinned positions (`positions.thinning`). ``aligned_same`` is the raw count over the positions that the permuted null
-    was made over, ``permuted_positions``, all or the first of them (`nulls.which_positions`); its threshold is scaled to the
-    number of positions that are counted over (`nulls.threshold`).
+    paper's count, ``calibrated`` that of pairs above the permuted null, ``strict`` that of pairs above all nulls: of images
+    one more, whole images permuted with their cells kept. ``share`` is the raw count's of the neurons. Of text, ``thinned``
+    and ``thinned_strict`` are the raw and the strict count over thinned positions (`positions.thinning`). ``aligned_same`` is
+    the raw count over the positions that the permuted null was made over, ``permuted_positions``, all or the first of them
+    (`nulls.which_positions`); its threshold is scaled to the number of positions that are counted over (`nulls.threshold`).
     """
     pairs, quantile = study.profile.pairs_of(models), study.profile.nulls.quantile
+    text = study.profile.modality(models) == "text"
 
     def top(read) -> list:
         """For each pair its table, or the tables of its seeds, cut to the k asked for."""
@@ -32,7 +35,7 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
         return [[top_k(one, k) for one in table] if isinstance(table, list) else top_k(table, k) for table in tables]
 
     trained, permuted, untrained = top(study.matches), top(study.permuted_matches), top(study.untrained_matches)
-    thinned, thinned_untrained = top(study.thinned_matches), top(study.thinned_untrained_matches)
+    whole = [] if text else top(study.whole_images_matches)
     aligned_same = top(study.same_positions_matches)
     anchor = study.profile.anchor(models)
 
@@ -43,11 +46,9 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
             for null, table in zip(permuted, tables, strict=True)
         ]
 
-    def above_both_nulls(tables, null_tables) -> list[float]:
-        return list(map(max, above_permuted(tables), (nulls.threshold(null, quantile) for null in null_tables)))
-
-    above, above_both = above_permuted(trained), above_both_nulls(trained, untrained)
-    above_thinned = above_both_nulls(thinned, thinned_untrained)
+    def above_all_nulls(tables, *null_tables) -> list[float]:
+        others = ([nulls.threshold(null, quantile) for null in of_null] for of_null in null_tables)
+        return list(map(max, zip(above_permuted(tables), *others, strict=True)))
 
     def count(tables, thresholds=None) -> int:
         tables = list(tables)
@@ -55,7 +56,17 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
             tables = [nulls.calibrated(table, r) for table, r in zip(tables, thresholds, strict=True)]
         return len(tables[0]) if len(tables) == 1 else len(collapse(tables, anchor))
 
-    by_null = {"permuted": permuted, "untrained": untrained, "thinned_untrained": thinned_untrained}
+    above, strict = above_permuted(trained), above_all_nulls(trained, untrained, *([] if text else [whole]))
+    by_null = {"permuted": permuted, "untrained": untrained} | ({} if text else {"images": whole})
+    of_text = {}
+    if text:
+        thinned, thinned_untrained = top(study.thinned_matches), top(study.thinned_untrained_matches)
+        above_thinned = above_all_nulls(thinned, thinned_untrained)
+        by_null |= {"thinned_untrained": thinned_untrained}
+        of_text = {
+            "thinned": count(thinned), "thinned_strict": count(thinned, above_thinned),
+            "thinned_threshold": max(above_thinned), "thinned_positions": thinned[0].attrs["positions"],
+        }  # fmt: skip
     null_counts = {
         f"{null}_{key}": float(value)
         for null, by_pair in by_null.items()
@@ -64,10 +75,8 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
     return {
         "models": " + ".join(models), "anchor": anchor, "neurons": study.profile.neurons(models), "k": k,
         "raw": count(trained), "share": count(trained) / study.profile.neurons(models),
-        "calibrated": count(trained, above), "strict": count(trained, above_both),
-        "threshold": max(above), "strict_threshold": max(above_both),
-        "thinned": count(thinned), "thinned_strict": count(thinned, above_thinned),
-        "thinned_threshold": max(above_thinned), "thinned_positions": thinned[0].attrs["positions"],
+        "calibrated": count(trained, above), "strict": count(trained, strict),
+        "threshold": max(above), "strict_threshold": max(strict), **of_text,
         "mean_correlation": float(sum(table.correlation.mean() for table in trained) / len(trained)),
         "positions": trained[0].attrs["positions"], "dead": {
             name: int(table.attrs[f"dead_{side}"])
@@ -78,11 +87,11 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
     }  # fmt: skip
 
 
-def points(study: Study, k: int = 1) -> pd.DataFrame:
-    """All points of all curves: the data of Figures 3a, 4 and 26, and of Table 2."""
+def points(study: Study, modality: str = "text", k: int = 1) -> pd.DataFrame:
+    """All points of all curves of a modality: the data of Figures 3, 4 and 26, and of Tables 2 and 3."""
     rows = [
         {"curve": curve, **point(study, models, k)}
-        for curve, points_of_curve in study.profile.curves.items()
+        for curve, points_of_curve in study.profile.of(modality)[0].items()
         for models in tqdm(points_of_curve, desc=f"{curve}, k = {k}", leave=False)
     ]
     return pd.DataFrame(rows)
@@ -91,13 +100,14 @@ def points(study: Study, k: int = 1) -> pd.DataFrame:
 def fits(points: pd.DataFrame) -> pd.DataFrame:
     """A power law for each curve, by each of the counts."""
     kinds = ("raw", "calibrated", "strict", "thinned", "thinned_strict")
-    tables = [scaling.fits(points, ["curve"], count).assign(count=count) for count in kinds]
+    tables = [scaling.fits(points, ["curve"], count).assign(count=count) for count in kinds if count in points]
     return pd.concat(tables, ignore_index=True)
 
 
-def k_points(study: Study) -> pd.DataFrame:
+def k_points(study: Study, modality: str = "text") -> pd.DataFrame:
     """The points of one curve for every k of the profile (Figure 25)."""
-    curve = study.profile.curves[study.profile.k_curve]
+    profile = study.profile
+    curve = profile.curves[profile.k_curve if modality == "text" else profile.images.k_curve]
     return pd.DataFrame([point(study, models, k) for k in study.profile.k for models in curve])
 
 
@@ -119,50 +129,99 @@ def token_sweep(study: Study) -> pd.DataFrame:
     DataFrame
         ``tokens, positions, count`` and ``overlap``: the share of this set's pairs that the set before already held, with
         Wilson's 95% interval (``overlap_low``, ``overlap_high``), ``retained``: the share of the set before that is still
-        held, and ``jaccard``; all NaN in the first row. A budget larger than the corpus ends the table with what the corpus holds. Budgets that one segment of text reaches
-        together are one row: they are the same text.
+        held, and ``jaccard``; all NaN in the first row. A budget larger than the corpus ends the table with what the corpus
+        holds. Budgets that one segment of text reaches together are one row: they are the same text.
     """
     sweep = study.profile.token_sweep
-    path = study.folder / "tables" / "token_sweep.parquet"
-    budgets = sorted(sweep.tokens)
-    parameters = study.parameters(sweep.pair) | {"tokens": budgets}
-    return keep(path, parameters, lambda: _token_sweep(study, sweep.pair, budgets))
+    return _kept_sweep(study, "token_sweep", sweep.pair, "tokens", sweep.tokens)
 
 
-def _token_sweep(study: Study, pair: tuple[str, str], budgets: list[int]) -> pd.DataFrame:
-    batches = study.batches(pair, tokens=budgets[-1])
-    memory = int(study.profile.memory_gb * 2**30)
-    fits = len(list(tiles(*map(sum, batches.layers), memory))) == 1
-    rows, before = [], None
-    for tokens, positions, pairs in (
-        _read_off(study, batches, budgets) if fits else _matched_anew(study, batches, budgets)
-    ):
-        rows.append(_sweep_row(tokens, positions, pairs, before))
-        before = pairs
-    return pd.DataFrame(rows)
+def image_sweep(study: Study) -> pd.DataFrame:
+    """The same of a generator and an encoder over growing numbers of images (Figure 34): ``images, positions, ...``."""
+    sweep = study.profile.images.sweep
+    return _kept_sweep(study, "image_sweep", sweep.pair, "images", sweep.images)
 
 
-#: Tokens of the first model, canonical positions, and the mutual nearest neighbours over them.
-Reached = tuple[int, int, set]
+def _kept_sweep(study: Study, name: str, pair: tuple[str, str], unit: str, budgets) -> pd.DataFrame:
+    budgets = sorted(budgets)
+
+    def rows() -> Iterator[dict]:
+        before = None
+        for reached in _reached(study, lambda amount: study.batches(pair, amount), budgets):
+            yield _sweep_row(unit, reached, before)
+            before = reached.pairs
+
+    path = study.folder / "tables" / f"{name}.parquet"
+    return keep(path, study.parameters(pair) | {unit: budgets}, lambda: pd.DataFrame(rows()))
+
+
+def real_and_generated(study: Study) -> pd.DataFrame:
+    """Matches of two encoders over real images and over as many of a generator (Figure 35).
+
+    Returns
+    -------
+    DataFrame
+        ``images, real, generated``: pairs; ``jaccard`` of the two sets.
+    """
+    sweep = study.profile.images.sweep
+    generator, encoders, budgets = sweep.pair[0], sweep.encoders, sorted(sweep.images)
+
+    def over_generated(amount: int) -> AlignedBatches:
+        batches = study.batches(encoders, amount)
+        batches.pieces = study.made_by(generator, amount)
+        return batches
+
+    def rows() -> pd.DataFrame:
+        real = _reached(study, lambda amount: study.batches(encoders, amount), budgets)
+        generated = _reached(study, over_generated, budgets)
+        return pd.DataFrame([
+            {"images": one.amount, "real": len(one.pairs), "generated": len(other.pairs),
+             "jaccard": len(one.pairs & other.pairs) / max(1, len(one.pairs | other.pairs))}
+            for one, other in zip(real, generated, strict=True)
+        ])  # fmt: skip
+
+    path = study.folder / "tables" / "real_and_generated.parquet"
+    parameters = study.parameters(encoders) | {"generator": study.parameters([generator]), "images": budgets}
+    return keep(path, parameters, rows)
+
+
+class Reached(NamedTuple):
+    """What is found once so many tokens of the first model, or images, have been read."""
+
+    amount: int
+    positions: int
+    pairs: set
+
+
+def _reached(study: Study, batches_of: Callable[[int], AlignedBatches], budgets: list[int]) -> Iterator[Reached]:
+    """The mutual nearest neighbours at each budget; of batches over so much of the text or images."""
+    batches = batches_of(budgets[-1])
+    fits = len(list(tiles(*map(sum, batches.layers), int(study.profile.memory_gb * 2**30)))) == 1
+    return _read_off(study, batches, budgets) if fits else _matched_anew(study, batches_of, budgets)
+
+
+def _amount(piece) -> int:
+    """Tokens of a segment of text as the first model reads it; an image is one."""
+    return len(piece.ids_a) if isinstance(piece, Segment) else 1
 
 
 def _read_off(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iterator[Reached]:
     """One pass, and the sums as they stand when each budget is reached."""
     sums = PearsonAccumulator(*map(sum, batches.layers), device=study.device)
-    unread, tokens, told = [], 0, 1
+    unread, amount, told = [], 0, 1
 
     def reached() -> Reached:
-        return tokens, sums.positions, set(map(tuple, mutual_nearest(sums.correlation()).tolist()))
+        return Reached(amount, sums.positions, set(map(tuple, mutual_nearest(sums.correlation()).tolist())))
 
-    for segment in batches.pieces:
-        unread.append(segment)
-        tokens += len(segment.ids_a)
-        if tokens >= budgets[0] or len(unread) == batches.per_batch:
+    for piece in batches.pieces:
+        unread.append(piece)
+        amount += _amount(piece)
+        if amount >= budgets[0] or len(unread) == batches.per_batch:
             sums.update(*batches.aligned(unread))
             unread = []
-        if tokens >= budgets[0]:
+        if amount >= budgets[0]:
             yield reached()
-            told, budgets = sums.positions, [budget for budget in budgets if budget > tokens]
+            told, budgets = sums.positions, [budget for budget in budgets if budget > amount]
         if not budgets:
             return
     if unread:  # the corpus ended inside a budget
@@ -171,26 +230,27 @@ def _read_off(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iter
         yield reached()
 
 
-def _matched_anew(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iterator[Reached]:
+def _matched_anew(study: Study, batches_of: Callable[[int], AlignedBatches], budgets: list[int]) -> Iterator[Reached]:
     """For a table that the memory does not hold: each budget is read and matched for itself.
 
     As they grow by a factor, all together read little more than the last.
     """
     told = 0
     for budget in budgets:
-        some = AlignedBatches(batches.a, batches.b, study.pieces(batches.names, budget), batches.per_batch)
-        table = study.match(some)
-        tokens = some.pieces.read
-        if tokens > told:
+        batches = batches_of(budget)
+        table = study.match(batches)
+        amount = sum(map(_amount, batches.pieces))
+        if amount > told:
             pairs = table[["layer_a", "unit_a", "layer_b", "unit_b"]]
-            yield tokens, table.attrs["positions"], set(pairs.itertuples(index=False, name=None))
-        if tokens < budget:
+            yield Reached(amount, table.attrs["positions"], set(pairs.itertuples(index=False, name=None)))
+        if amount < budget:
             return
-        told = tokens
+        told = amount
 
 
-def _sweep_row(tokens: int, positions: int, pairs: set, before: set | None) -> dict:
-    row = {"tokens": tokens, "positions": positions, "count": len(pairs)}
+def _sweep_row(unit: str, reached: Reached, before: set | None) -> dict:
+    pairs = reached.pairs
+    row = {unit: reached.amount, "positions": reached.positions, "count": len(pairs)}
     shares = {"overlap": pairs, "retained": before, "jaccard": pairs | (before or set())}
     for share, of in shares.items():
         row[share] = float("nan") if before is None else len(pairs & before) / max(1, len(of))

@@ -113,7 +113,7 @@ def _heat(study: Study, members: dict, groups: dict) -> dict[str, dict]:
                     wanted.setdefault(text, []).append(row[name][:2])
         width = study.profile.models[name].mlp_width
         columns = {text: [layer * width + unit for layer, unit in neurons] for text, neurons in wanted.items()}
-        batch = study.sequences_per_batch([name])
+        batch = study.per_batch([name])
         read = activations_on(study.reader(name), columns, study.profile.context, batch)
         result[name] = {
             (text, *neuron): (spans, acts[:, column])

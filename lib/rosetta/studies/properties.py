@@ -242,7 +242,7 @@ def _bootstrap(study: Study) -> dict:
 
 def contexts(study: Study, name: str) -> pd.DataFrame:
     """The top-activating contexts of every neuron of a model (`contexts.top_contexts`)."""
-    n, batch = study.profile.contexts.n, study.sequences_per_batch([name])
+    n, batch = study.profile.contexts.n, study.per_batch([name])
 
     def compute() -> pd.DataFrame:
         reader = study.reader(name)

@@ -1,4 +1,4 @@
-"""A pair's positions shared out over jobs, each of which reads its own part of the text (section 3, where one job is slow).
+"""A pair's positions shared out over jobs, each of which reads its own part of the text or images (section 3, where one job is slow).
 
 Matching is rounds of sums over positions (`rosetta.matching.rounds`). A job goes through the rounds that others have filled
 and then fills its share of the next one; another joins the shares; the last makes the MatchTables. A position's key is its
@@ -50,15 +50,18 @@ class Job:
     ----------
     parameters : dict
         What all their rounds are made with.
-    segment : int64 [positions]
-        The running number of the segment that each position of the text lies in.
-    kept : bool [positions]
-        Which of them are left when frequent spans are thinned.
+    piece : int64 [positions]
+        The running number of the segment or image that each position lies in.
+    kept : bool [positions] or None
+        Which of them are left when frequent spans of text are thinned.
     """
 
     def __init__(self, study: Study, pair: tuple[str, str], untrained_seed: int | None = None):
         self.study, self.pair, self.untrained_seed = study, pair, untrained_seed
         self.parameters = parameters(study, pair, untrained_seed)
+        if study.profile.modality(pair) == "images":
+            self.kept, self.piece = None, np.repeat(np.arange(study.amount(pair)), study.cells(pair))
+            return
         sizes = []
 
         def counted():
@@ -67,10 +70,10 @@ class Job:
                 yield piece
 
         self.kept = thinning(counted(), study.profile.positions.t, study.profile.seed)
-        self.segment = np.repeat(np.arange(len(sizes)), sizes)
+        self.piece = np.repeat(np.arange(len(sizes)), sizes)
 
     def share(self, number: int, of: int, after: Sequence[Path], to: Path) -> None:
-        """Fill the share of a round that has every `of`-th segment, from the `number`-th on, and save it.
+        """Fill the share of a round that has every `of`-th segment or image, from the `number`-th on, and save it.
 
         Parameters
         ----------
@@ -94,7 +97,7 @@ class Job:
         else:
             batches = self.study.batches(self.pair, untrained_seed=self.untrained_seed)
             batches.pieces = islice(batches.pieces, number - 1, None, of)
-            self._fill(empty, batches, np.flatnonzero(self.segment % of == number - 1))
+            self._fill(empty, batches, np.flatnonzero(self.piece % of == number - 1))
         empty.save(to, **self.parameters, round=1 + len(after), shard=[number, of])
 
     def join(self, shares: Sequence[Path], after: Sequence[Path], to: Path) -> None:
@@ -111,17 +114,17 @@ class Job:
             raise ValueError(f"there is no round {1 + len(after)} of {' and '.join(self.pair)}: all is found before it")
         self._joined(empty, shares, 1 + len(after)).save(to, **self.parameters, round=1 + len(after))
 
-    def match(self, shares: Sequence[Path], after: Sequence[Path]) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """Add up all shares of a round and keep the MatchTables over all positions and over thinned ones.
+    def match(self, shares: Sequence[Path], after: Sequence[Path]) -> list[pd.DataFrame]:
+        """Add up all shares of a round and keep the MatchTables over all positions and, of text, over thinned ones.
 
-        Should matching want further rounds, all of the text is read for them here.
+        Should matching want further rounds, all is read for them here.
 
         Raises
         ------
         ValueError
             As `join`.
         """
-        return self.study.keep_both(self.pair, self.untrained_seed, lambda: self._matched(shares, after))
+        return self.study.keep_all(self.pair, self.untrained_seed, lambda: self._matched(shares, after))
 
     def _matched(self, shares: Sequence[Path], after: Sequence[Path]) -> tuple[pd.DataFrame, ...]:
         way, choice = self.way()
@@ -134,7 +137,7 @@ class Job:
                 found = end.value
             else:
                 batches = self.study.batches(self.pair, untrained_seed=self.untrained_seed)
-                self._fill(filled, batches, np.arange(len(self.segment)))
+                self._fill(filled, batches, np.arange(len(self.piece)))
         specs = [self.study.profile.models[name] for name in self.pair]
         layers = tuple([spec.mlp_width] * spec.layers for spec in specs)
         return tuple(match_table(*one, self.pair, layers, choice) for one in found)
@@ -150,10 +153,14 @@ class Job:
         if method == "auto":
             # By one device's rates, wherever this runs: all jobs of a match must choose alike.
             rates = PRESETS["H200"]
-            method, settings, why = chosen(*sizes, len(self.segment), memory, rates, methods, twin=True, **settings)
+            method, settings, why = chosen(
+                *sizes, len(self.piece), memory, rates, methods, twin=self.kept is not None, **settings
+            )
             choice = {"why": why}
         k = self.study.profile.k_of(self.pair)
-        return matching(*sizes, k, method, twin=True, memory_bytes=memory, device=device, **settings), choice
+        return matching(
+            *sizes, k, method, twin=self.kept is not None, memory_bytes=memory, device=device, **settings
+        ), choice
 
     def _replay(self, way: Generator, after: Sequence[Path]) -> tuple[Round | None, Any]:
         """The round that comes after those that were saved, empty; or None, and what was found."""
@@ -169,10 +176,10 @@ class Job:
         """An empty round, with all shares added."""
         for i, path in enumerate(shares, 1):
             whole.join(whole.empty().restore(path, **self.parameters, round=number, shard=[i, len(shares)]))
-        if whole.positions != len(self.segment):
+        if whole.positions != len(self.piece):
             raise ValueError(
                 f"{len(shares)} shards of {self.pair[0]} and {self.pair[1]} hold {whole.positions} positions; the text has "
-                f"{len(self.segment)}"
+                f"{len(self.piece)}"
             )
         return whole
 
@@ -180,7 +187,7 @@ class Job:
         """Add all batches to a round; `keys` are those of their positions."""
         for a, b in batches:
             here = keys[empty.positions : empty.positions + len(a)]
-            empty.update(a, b, here, self.kept[here])
+            empty.update(a, b, here, *([] if self.kept is None else [self.kept[here]]))
 
 
 def parameters(study: Study, pair: tuple[str, str], untrained_seed: int | None) -> dict:

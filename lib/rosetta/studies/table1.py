@@ -196,14 +196,14 @@ def scores(study: Study, ranked: dict[str, pd.DataFrame], functions: pd.DataFram
     names = [f"L{layer}/U{unit}" for layer, unit in chosen]
 
     def compute() -> pd.DataFrame:
-        streamed, batch = texts(study, functions), study.sequences_per_batch([scorer])
+        streamed, batch = texts(study, functions), study.per_batch([scorer])
         means = filters.mean_activations(study.reader(scorer), streamed, chosen, batch, profile.context)
         return pd.DataFrame(means, columns=names)
 
     parameters = _source(study) | {
         "scorer": fingerprint(profile.models[scorer]), "neurons": names, "numbers": _digest(functions),
         "context": profile.context, "dtype": profile.dtype,
-        "sequences_per_batch": study.sequences_per_batch([scorer]),
+        "sequences_per_batch": study.per_batch([scorer]),
     }  # fmt: skip
     kept = keep(study.folder / "filtering" / f"scores-{functions['split'].iloc[0]}.parquet", parameters, compute)
     *rosetta, other = names
