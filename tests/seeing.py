@@ -5,7 +5,7 @@ import torch
 
 from rosetta.matching.images import Generator, ImageReader
 from rosetta.models.mlps import Mlp
-from rosetta.models.vision import Vision
+from rosetta.models.opened import Vision
 from rosetta.sources.pictures import Picture
 
 #: Pixels of a picture's side and of a patch's, and so rows and columns of cells.

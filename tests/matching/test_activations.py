@@ -29,9 +29,10 @@ def test_capture_hands_over_each_layer_in_turn_or_keeps_them_all(reader_of):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator is told by glibc's settings to give memory back")
-def test_reading_in_bfloat16_peaks_at_5_bytes_per_token_and_neuron_at_most():
+@pytest.mark.parametrize("way", ["spans", "resampled"])
+def test_reading_in_bfloat16_peaks_at_5_bytes_per_position_and_neuron_at_most(way):
     """4,096 tokens and 6,144 neurons: the tensor that is kept has 48 MiB, all that the allocator does is small beside it."""
-    script = [sys.executable, str(ROOT / "benchmarks" / "reading.py"), "--way", "spans"]
+    script = [sys.executable, str(ROOT / "benchmarks" / "reading.py"), "--way", way]
     environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": str(2**16), "MALLOC_TRIM_THRESHOLD_": str(2**16)}
     said = subprocess.run(
         [*script, "--sequences", "8", "--width", "128"], env=environment, capture_output=True, text=True, check=True

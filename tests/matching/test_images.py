@@ -1,3 +1,5 @@
+import json
+
 import numpy as np
 import pytest
 import seeing
@@ -5,15 +7,16 @@ import torch
 import transformers
 from conftest import mutual
 from scipy.special import erf
-from seeing import GRID, PATCH, SIDE, bilinear, directions, encoder, generator, some_pictures, vision
+from seeing import CLASSES, GRID, PATCH, SIDE, bilinear, directions, encoder, generator, some_pictures, vision
+from vision_models import write_clip, write_encoder
 
 from rosetta.matching.activations import BadActivations
 from rosetta.matching.batches import AlignedBatches, strongest_pieces
 from rosetta.matching.generated import wishes
-from rosetta.matching.images import ImageReader, Wish
+from rosetta.matching.images import Generator, ImageReader, Wish
 from rosetta.matching.mutual import match_batches
 from rosetta.matching.nulls import Permuted, calibrated, threshold
-from rosetta.models.load import ModelRefused
+from rosetta.models.load import ModelRefused, ModelSpec
 from rosetta.models.mlps import Mlp, find_mlps
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -102,6 +105,21 @@ def test_pictures_of_different_sizes_are_prepared_one_by_one():
     pictures = [*some_pictures(2), *some_pictures(2, 1, SIDE + 3)]
     together = reader.read_pictures(pictures)
     assert torch.equal(together, torch.cat([reader.read_pictures([picture]) for picture in pictures]))
+
+
+def test_a_picture_that_cannot_be_prepared_is_named():
+    reader = encoder()
+
+    def refuse(pixels):
+        if pixels.shape[1] < SIDE:
+            raise ValueError("too small")
+        return (pixels.movedim(-1, 1).float() - 128) / 32
+
+    reader.vision = reader.vision._replace(prepare=refuse)
+    with pytest.raises(ValueError, match="seer cannot be shown noise-1#0: too small"):
+        reader.read_pictures([*some_pictures(2), *some_pictures(2, 1, SIDE - 1)])
+    with pytest.raises(ValueError, match="seer cannot be shown picture 0 of the batch: too small"):
+        reader.read(np.zeros((2, 3, 3, 3), np.uint8))
 
 
 class Mapped(torch.nn.Module):
@@ -208,15 +226,6 @@ def test_a_generators_activations_are_those_of_its_last_step_and_come_with_its_p
     assert torch.equal(torch.from_numpy(maker.pictures([Wish(9, 3, 6)])[0]), pictures[1])  # whatever it is made with
 
 
-@pytest.mark.parametrize("label", [-1, seeing.CLASSES])
-def test_a_label_that_the_generator_does_not_have_is_refused(label):
-    maker = generator()
-    for ask in (lambda: maker.make([0, label], [1, 2]), lambda: maker.pictures([Wish(0, label, 1)])):
-        with pytest.raises(ValueError, match=f"maker has the labels 0 to 4; {label} is none"):
-            ask()
-    assert not maker.seen
-
-
 def test_broken_numbers_of_a_generator_are_reported_with_label_and_seed():
     maker = generator()
     maker.model.directions[1][0, 0] = torch.nan
@@ -252,7 +261,7 @@ def test_matches_of_images_are_those_of_all_correlations(dinov2):
 
 
 def test_an_encoder_beside_a_generator_sees_what_that_has_made_in_the_same_pass():
-    maker, reader, wished = generator(), encoder("other", prefix=0), wishes(7, seeing.CLASSES, seed=3)
+    maker, reader, wished = generator(), encoder("other", prefix=0), wishes(7, CLASSES, seed=3)
     batches = AlignedBatches(maker, reader, wished, per_batch=4)
     parts = list(batches.with_pieces())
     assert [part for part, _ in parts] == [wished[:4], wished[4:]]
@@ -264,7 +273,7 @@ def test_an_encoder_beside_a_generator_sees_what_that_has_made_in_the_same_pass(
 
 
 def test_what_is_shown_goes_by_the_index_of_the_wish():
-    wished, kept = wishes(6, seeing.CLASSES, seed=0), some_pictures(6)
+    wished, kept = wishes(6, CLASSES, seed=0), some_pictures(6)
     batches = AlignedBatches(generator(), encoder(), wished[2:], per_batch=2, shown=kept)
     _, b = (torch.cat(side) for side in zip(*batches, strict=True))
     assert torch.equal(b, encoder().read_pictures(kept[2:]))
@@ -282,7 +291,7 @@ def test_a_pair_that_is_none_is_refused(reader_of):
 
 
 def test_fewer_images_are_read_at_a_time_where_memory_does_not_hold_them(caplog):
-    wished = wishes(11, seeing.CLASSES, seed=0)
+    wished = wishes(11, CLASSES, seed=0)
     roomy = AlignedBatches(generator(), encoder(), wished, per_batch=8).held()
     maker, reader = generator(), encoder()
     reader.model.limit = 3
@@ -296,6 +305,34 @@ def test_fewer_images_are_read_at_a_time_where_memory_does_not_hold_them(caplog)
     reader.model.limit = 0
     with pytest.raises(MemoryError, match=r"one image does not fit .* maker on cpu and seer on cpu"):
         list(batches)
+
+
+FLOW = {
+    "image_size": 32, "patch_size": 8, "width": 16, "heads": 2, "mlp_width": 40, "shared": 1, "heads_of_u": 1, "bottleneck": 8,
+    "classes": CLASSES, "noise_scale": 1.0, "omega": 7.0, "t_min": 0.1, "t_max": 0.8,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ["dinov2-giant", "dinov3-gated", "pixio", "clip"])
+def test_models_go_from_their_files_to_batches_of_the_larger_grid(tmp_path, name):
+    """Prefixes of 1, 5 and 8 tokens, and an own grid of 3 x 3; alone each picture gives what it gives among others."""
+    spec = write_clip(tmp_path / "b") if name == "clip" else write_encoder(tmp_path / "b", name)
+    reader = ImageReader.open(spec)
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "config.json").write_text(json.dumps(FLOW))
+    maker = Generator.open(ModelSpec("maker", str(tmp_path / "a"), "mine", 2, 40, kind="pmf"), seed=0)
+    assert maker.classes == CLASSES and maker.layers == [40, 40] and set(reader.layers) == {spec.mlp_width}
+    batches = AlignedBatches(maker, reader, wishes(6, CLASSES, seed=0), per_batch=4)
+    size = tuple(map(max, maker.grid, reader.grid))
+    a, b = (torch.cat(side) for side in zip(*batches, strict=True))
+    assert a.shape == (6 * size[0] * size[1], 80) and b.shape == (len(a), spec.mlp_width * spec.layers)
+    for i, wish in enumerate(batches.pieces):
+        rows = slice(i * size[0] * size[1], (i + 1) * size[0] * size[1])
+        for together, alone in zip((a, b), batches.aligned([wish]), strict=True):
+            np.testing.assert_allclose(together[rows], alone, atol=1e-5)
+    assert a.std(0).min() > 0
+    table = match_batches(batches)
+    assert table.attrs["positions"] == len(a) and table.attrs["neurons_b"] == b.shape[1]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -322,7 +359,7 @@ def planted():
     batches = AlignedBatches(
         generator(of=sides[0], prefix=8, top_row=top_a),
         encoder(of=sides[1], top_row=top_b),
-        wishes(200, seeing.CLASSES, seed=0),
+        wishes(200, CLASSES, seed=0),
     )
     return batches.held(), shared, {(12 + top_a, 12 + top_b)}
 

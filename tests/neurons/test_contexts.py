@@ -3,14 +3,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import as_documents, texts
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rosetta.matching.activations import read_pieces
 from rosetta.matching.alignment import token_byte_spans
 from rosetta.matching.segments import windows
-from rosetta.neurons import contexts
-from rosetta.neurons.contexts import Peaks, TopPeaks, activations_on, top_contexts
+from rosetta.neurons import peaks
+from rosetta.neurons.contexts import activations_on, top_contexts
 from rosetta.sources.document import Document, split_at_lines
 
 
@@ -70,25 +68,6 @@ def test_top_contexts_are_those_of_a_sort_of_all_positions(reader_of, documents,
             assert [row.text.encode()[row.start : row.end] for row in rows.itertuples()] == [data for *_, data in best]
 
 
-@settings(deadline=None, max_examples=60)
-@given(st.integers(1, 4), st.integers(1, 6), st.lists(st.lists(st.integers(-3, 3), min_size=1, max_size=9), min_size=1))
-def test_the_highest_values_of_a_stream_with_many_ties_come_in_the_order_of_a_stable_sort(columns, n, batches):
-    top, seen, at = TopPeaks(columns, n), [], 0
-    for batch in batches:
-        values = torch.tensor(batch, dtype=torch.float32)[:, None] * (1 - 2 * (torch.arange(columns) % 2))
-        places = torch.arange(at, at + len(batch))[:, None].expand(-1, columns)
-        top.update([Peaks(values, places, places % 3, values / 2)])
-        seen.append(values)
-        at += len(batch)
-    everything = torch.cat(seen).numpy()
-    order = np.argsort(-everything, axis=0, kind="stable")[:n].T
-    expected = np.take_along_axis(everything, order.T, axis=0)
-    there, missing = (Peaks(*(field[part] for field in top.best)) for part in np.split(range(n), [order.shape[1]]))
-    for field, wanted in zip(there, (expected, order.T, order.T % 3, expected / 2), strict=True):
-        np.testing.assert_array_equal(field, wanted)
-    assert (missing.window == -1).all() and (missing.activation == -np.inf).all()
-
-
 def test_the_table_says_where_each_context_lies(reader_of, documents):
     reader = reader_of["qwen"]
     table = top_contexts(reader, stream(reader, documents, per_document=1), 3)
@@ -133,14 +112,14 @@ def test_a_dead_neuron_has_no_contexts(reader_of, documents):
 
 def test_memory_holds_only_windows_that_are_still_needed(reader_of, documents, monkeypatch):
     reader, sizes = reader_of["pythia"], []
-    needed = contexts._still_needed
+    needed = peaks._still_needed
 
     def counted(*arguments):
         kept = needed(*arguments)
         sizes.append(len(kept))
         return kept
 
-    monkeypatch.setattr(contexts, "_still_needed", counted)
+    monkeypatch.setattr(peaks, "_still_needed", counted)
     one = reader_of["pythia"]
     top_contexts(one, stream(reader, documents * 12, context=24, per_document=1), 1, sequences_per_batch=8)
     assert len(sizes) > 20

@@ -137,6 +137,20 @@ NEURON = RosettaNeuron(
     (Member("m", 0, 1, 0.0, 1.0, (), None),), "label", "code",
     (Context("0123456789", "s", "code", (8, 9), {"m": [(0, 5, 1.0), (8, 9, 4.0)]}), Context("a\né漢", "s", "code", (0, 1), {})),
 )  # fmt: skip
+PIXELS = np.random.default_rng(0).integers(0, 256, (6, 12, 12, 3), dtype=np.uint8)
+MAPS = np.random.default_rng(1).normal(size=(6, 4, 4))
+TWO_MAPS = {"maker L0/U1": (MAPS[0], MAPS[1]), "seer L1/U2": (MAPS[2, :3, :3], MAPS[3])}
+SEEN = [
+    plots.SeenPair(
+        "maker L0/U1", "seer L1/U2", 0.5, [plots.Seen(PIXELS[i], MAPS[i], 2 * MAPS[i + 1]) for i in (0, 1, 2)]
+    ),
+    plots.SeenPair("maker L0/U9", "seer L1/U8", -0.25, [plots.Seen(PIXELS[3], -(MAPS[3] ** 2), MAPS[4])]),
+]
+GALLERIES = {
+    "Rosetta Neurons": {"L0/U1": [(PIXELS[0], MAPS[0]), (PIXELS[1], None)], "L0/U2": [(PIXELS[2], None)]},
+    "other neurons": {"L0/U3": [(PIXELS[4], None)]},
+}  # fmt: skip
+IMAGE_SWEEP = pd.DataFrame({"images": [1, 10], "real": [3, 9], "generated": [2, 8], "jaccard": [0.1, 0.8]})
 SIZE = "neurons (mean of the matched models)"
 
 #: What each function draws on, the labels of its axes, and the texts of its legends.
@@ -175,6 +189,19 @@ CASES = {
         lambda: plots.fig33(SWEEP),
         {"tokens", "Rosetta Neurons", "overlap with the set before"},
         ["of this set, in the set before", "Jaccard index"],
+    ),
+    "fig33 images": (
+        lambda: plots.fig33(SWEEP.rename(columns={"tokens": "images"}), "images"),
+        {"images", "Rosetta Neurons", "overlap with the set before"},
+        ["of this set, in the set before", "Jaccard index"],
+    ),
+    "fig24": (lambda: plots.fig24(PIXELS[0], TWO_MAPS), {"activation"}, []),
+    "fig14": (lambda: plots.fig14(SEEN), set(), []),
+    "fig21": (lambda: plots.fig21(GALLERIES), {"L0/U1", "L0/U2", "L0/U3"}, []),
+    "fig35": (
+        lambda: plots.fig35(IMAGE_SWEEP),
+        {"images", "Rosetta Neurons", "Jaccard index of the two sets"},
+        ["real images", "generated images"],
     ),
     "positions": (
         lambda: plots.positions(BY_BUDGET, BY_THINNING, BY_OUTLIERS),
@@ -288,7 +315,13 @@ def points_and_bars(container) -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_every_figure_is_tried():
-    assert {name.split(",")[0].split(" ")[0] for name in CASES} == set(plots.__all__) - {"save", "label", "table"}
+    assert {name.split(",")[0].split(" ")[0] for name in CASES} == set(plots.__all__) - {
+        "Seen",
+        "SeenPair",
+        "save",
+        "label",
+        "table",
+    }
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -556,3 +589,80 @@ def test_slopes_lie_beside_the_theorys():
 
 def test_each_category_keeps_its_colour():
     assert len(set(CATEGORIES.values())) == len(CATEGORIES) == 5
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images
+
+
+def negative(pixels: np.ndarray) -> np.ndarray:
+    return 255 - pixels
+
+
+def pictures(axes) -> list[np.ndarray]:
+    """What is drawn there, from the back."""
+    return [image.get_array() for image in axes.images]
+
+
+def test_one_image_is_drawn_under_both_grids_with_each_map_on_its_own_and_the_canonical_one():
+    figure = drawn(plots.fig24(PIXELS[0], TWO_MAPS, negative))
+    panels = [axes for axes in figure.axes if axes.get_title()]
+    titles = [
+        "maker: 4 × 4",
+        "L0/U1, own grid",
+        "canonical: 4 × 4",
+        "seer: 3 × 3",
+        "L1/U2, own grid",
+        "canonical: 4 × 4",
+    ]
+    assert [axes.get_title() for axes in panels] == titles
+    for row, cells, (own, canonical) in zip((panels[:3], panels[3:]), (4, 3), TWO_MAPS.values(), strict=True):
+        np.testing.assert_array_equal(pictures(row[0])[0], 255 - PIXELS[0])
+        lines, _ = [c.get_segments() for c in row[0].collections][:2]
+        np.testing.assert_allclose([line[0][1] for line in lines], np.linspace(0, 1, cells + 1))
+        top = max(own.max(), canonical.max())
+        for axes, values in zip(row[1:], (own, canonical), strict=True):
+            grey, colours = pictures(axes)
+            np.testing.assert_allclose(grey, (255 - PIXELS[0].astype(float)).mean(-1) / 255)
+            strength = np.clip(values / top, 0, 1)
+            np.testing.assert_allclose(colours[..., 3], 0.75 * np.sqrt(strength))
+            np.testing.assert_allclose(colours[..., :3], plt.get_cmap(style.HEAT)(strength)[..., :3])
+
+
+def test_pairs_are_drawn_on_their_images_with_both_maps_alone_and_over_the_image():
+    figure = drawn(plots.fig14(SEEN, negative))
+    parts = [list(part.axes) for part in figure.subfigs]
+    assert [len(axes) for axes in parts] == [3 * 5, 5]
+    for axes, pair in zip(parts, SEEN, strict=True):
+        assert axes[0].get_title() == f"r = {pair.r:.2f}"
+        names = [text.replace(" ", "\n") for text in (pair.a, pair.b)]
+        assert [axes[i].get_title(loc="left") for i in (1, 3)] == names
+        for row, seen in zip(np.array(axes).reshape(-1, 5), pair.images, strict=True):
+            np.testing.assert_array_equal(pictures(row[0])[0], 255 - seen.pixels)
+            for (alone, over), side in zip((row[1:3], row[3:5]), "ab", strict=True):
+                np.testing.assert_array_equal(pictures(alone)[0], getattr(seen, side))
+                top = max(getattr(other, side).max() for other in pair.images)  # one scale for a neuron
+                assert (alone.images[0].norm.vmin, alone.images[0].norm.vmax) == (0, top if top > 0 else 1)
+                assert len(pictures(over)) == 2
+
+
+def test_galleries_stand_side_by_side_and_cells_outside_a_map_are_pale():
+    figure = drawn(plots.fig21(GALLERIES, negative))
+    left, right = figure.subfigs
+    assert [part.get_suptitle() for part in (left, right)] == list(GALLERIES)
+    shown = [[pictures(axes) for axes in part.axes] for part in (left, right)]
+    assert [[len(images) for images in part] for part in shown] == [[1, 1, 1, 0], [1, 0, 0, 0]]
+    np.testing.assert_array_equal(shown[0][1][0], 255 - PIXELS[1])
+    inside = (MAPS[0] >= (MAPS[0].min() + MAPS[0].max()) / 2).repeat(3, 0).repeat(3, 1)
+    assert 0 < inside.sum() < inside.size
+    dimmed = shown[0][0][0]
+    np.testing.assert_array_equal(dimmed[inside], 255 - PIXELS[0][inside])
+    assert (dimmed[~inside] >= 255 - PIXELS[0][~inside]).all() and dimmed[~inside].min() >= 0.65 * 255 - 1
+
+
+def test_real_and_generated_images_are_drawn_as_they_were_counted():
+    left, right = draw("fig35").axes
+    for text in ("real", "generated"):
+        expected = IMAGE_SWEEP[["images", text]]
+        np.testing.assert_allclose(labelled(left, f"{text} images").get_xydata(), expected)
+    np.testing.assert_allclose(right.lines[0].get_xydata(), IMAGE_SWEEP[["images", "jaccard"]])

@@ -5,16 +5,17 @@ pictures: an encoder beside a generator is shown what that has just made.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import torch
 
 from rosetta.matching.activations import side_by_side
 from rosetta.matching.alignment import resample_grid
-from rosetta.models.load import ModelRefused
+from rosetta.models.load import ModelRefused, ModelSpec
 from rosetta.models.mlps import Mlp
-from rosetta.models.vision import Vision
+from rosetta.models.opened import Vision
+from rosetta.models.vision import open_vision
 from rosetta.sources.pictures import Picture
 
 #: How a pair's canonical grid is chosen: the larger of the two in each direction (Appendix B), or the first model's.
@@ -52,6 +53,18 @@ class _Cells:
         self.layers = [mlp.neurons for mlp in vision.mlps]
         self.grid = tuple(vision.grid)
         self.device = next(vision.model.parameters()).device
+
+    @classmethod
+    def open(
+        cls,
+        spec: ModelSpec,
+        device: str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        seed: int | None = None,
+        **protocol,
+    ) -> Self:
+        """The reader of a trained model, or with a seed of an untrained one (`models.vision.open_vision`)."""
+        return cls(spec.name, open_vision(spec, device, dtype, seed, **protocol))
 
     def _collect(
         self, run: Callable[[], Any], names: Sequence[str], size: tuple[int, int] | None
@@ -132,19 +145,26 @@ class ImageReader(_Cells):
             NaN or infinity: the model, the layer and the picture are named.
         ModelRefused
             If the number of tokens is not that of the model's cells and of the tokens before them.
+        ValueError
+            If the model cannot be shown a picture: it is named.
         """
         names = names or [f"picture {i} of the batch" for i in range(len(pixels))]
         with torch.inference_mode():
-            prepared = self._prepared(pixels)
+            prepared = self._prepared(pixels, names)
         return self._collect(lambda: self.vision.run(prepared), names, size)[0]
 
-    def _prepared(self, pixels) -> torch.Tensor:
-        prepare = self.vision.prepare
-        if isinstance(pixels, np.ndarray | torch.Tensor):
-            return prepare(torch.as_tensor(pixels))
-        if len({picture.shape for picture in pixels}) == 1:
-            return prepare(torch.from_numpy(np.stack(pixels)))
-        return torch.cat([prepare(torch.from_numpy(picture[None])) for picture in pixels])
+    def _prepared(self, pixels, names: Sequence[str]) -> torch.Tensor:
+        """Pictures of one size together, of several one by one; what cannot be prepared is named."""
+        if not isinstance(pixels, np.ndarray | torch.Tensor):
+            if len({picture.shape for picture in pixels}) > 1:
+                return torch.cat(
+                    [self._prepared(picture[None], [name]) for picture, name in zip(pixels, names, strict=True)]
+                )
+            pixels = np.stack(pixels)
+        try:
+            return self.vision.prepare(torch.as_tensor(pixels))
+        except ValueError as error:
+            raise ValueError(f"{self.name} cannot be shown {names[0]}: {error}") from error
 
     def read_pictures(self, pictures: Sequence[Picture], size: tuple[int, int] | None = None) -> torch.Tensor:
         """`read` of pictures, each named by its source."""
@@ -191,11 +211,10 @@ class Generator(_Cells):
         Raises
         ------
         ValueError
-            If a label is none of the model's.
+            If a label is none of the model's, or a picture is broken.
         BadActivations, ModelRefused
             As `ImageReader.read`.
         """
-        self._check(labels)
         numbers = torch.tensor(labels, device=self.device)
         names = [f"the picture of label {label}, seed {seed}" for label, seed in zip(labels, seeds, strict=True)]
         return self._collect(lambda: self.vision.run(numbers, list(seeds)), names, size)
@@ -203,7 +222,6 @@ class Generator(_Cells):
     def pictures(self, wishes: Sequence[Wish]) -> np.ndarray:
         """The pictures alone, uint8 [B, h, w, 3]."""
         labels, seeds = _labels_and_seeds(wishes)
-        self._check(labels)
         with torch.inference_mode():
             return self.vision.run(torch.tensor(labels, device=self.device), seeds).cpu().numpy()
 
@@ -222,11 +240,6 @@ class Generator(_Cells):
             The generator's own pictures, made before and kept, by the index of the wish.
         """
         return WishPair(self, other, grid, shown)
-
-    def _check(self, labels: Sequence[int]) -> None:
-        for label in labels:
-            if self.classes is not None and not 0 <= label < self.classes:
-                raise ValueError(f"{self.name} has the labels 0 to {self.classes - 1}; {label} is none of them")
 
 
 def _labels_and_seeds(wishes: Sequence[Wish]) -> tuple[list[int], list[int]]:

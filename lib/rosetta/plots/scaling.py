@@ -82,20 +82,22 @@ def fig25(points: pd.DataFrame) -> Figure:
     return legend_below(figure, axes)
 
 
-def fig33(sweep: pd.DataFrame) -> Figure:
-    """Figure 33: the number of matches, and their overlap with the set before, as the tokens grow.
+def fig33(sweep: pd.DataFrame, of: str = "tokens") -> Figure:
+    """Figures 33 and 34: the number of matches, and their overlap with the set before, as the tokens or images grow.
 
     Parameters
     ----------
     sweep : DataFrame
-        As `counts.token_sweep` gives it.
+        As `counts.token_sweep` gives it: ``count, overlap, jaccard``, and of what there is the more.
+    of : str
+        The column of that: ``"tokens"`` or ``"images"``.
     """
     figure, (left, right) = plt.subplots(1, 2, figsize=(WIDTH * 1.4, 3.8))
-    left.plot(sweep["tokens"], sweep["count"], "o-", color=BLUE)
-    left.set(xscale="log", xlabel="tokens", ylabel="Rosetta Neurons", ylim=(0, 1.1 * sweep["count"].max()))
-    right.plot(sweep["tokens"], sweep["overlap"], "o-", color=BLUE, label="of this set, in the set before")
-    right.plot(sweep["tokens"], sweep["jaccard"], "s--", color=GREEN, label="Jaccard index")
-    right.set(xscale="log", xlabel="tokens", ylabel="overlap with the set before", ylim=(0, 1.03))
+    left.plot(sweep[of], sweep["count"], "o-", color=BLUE)
+    left.set(xscale="log", xlabel=of, ylabel="Rosetta Neurons", ylim=(0, 1.1 * sweep["count"].max()))
+    right.plot(sweep[of], sweep["overlap"], "o-", color=BLUE, label="of this set, in the set before")
+    right.plot(sweep[of], sweep["jaccard"], "s--", color=GREEN, label="Jaccard index")
+    right.set(xscale="log", xlabel=of, ylabel="overlap with the set before", ylim=(0, 1.03))
     right.legend()
     for axes in (left, right):
         axes.xaxis.set_minor_formatter(NullFormatter())

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from rosetta.models.generators.pmf import Block, FinalLayer, LabelEmbedder, linear, turns, unpatched
 
 CLASS_TOKENS, CODE_TOKENS = 4, 8
+#: A grey level g is (g - MIDDLE) / UNIT to a network.
+MIDDLE, UNIT = 128, 64
 
 
 class OneStep(nn.Module):
@@ -50,7 +52,7 @@ class OneStep(nn.Module):
         self.final_layer = FinalLayer(width, 3 * patch_size**2)
 
     def forward(self, labels: Tensor, codes: Tensor) -> Tensor:
-        """Developed pictures without grain.
+        """Pictures as drawn, neither developed nor with grain; `redrawn` makes pixels of them.
 
         Parameters
         ----------
@@ -68,6 +70,16 @@ class OneStep(nn.Module):
         for block in self.blocks:
             x = block(x, by)
         return unpatched(self.final_layer(x[:, self.prefix :]), self.grid)
+
+
+def standard(drawn: Tensor) -> Tensor:
+    """Rendered pixels [B, 64, 64, 3] as numbers that a network gives out: [B, 3, 64, 64], about from -2 to 2."""
+    return ((drawn.float() - MIDDLE) / UNIT).permute(0, 3, 1, 2)
+
+
+def redrawn(pixels: Tensor) -> Tensor:
+    """The inverse of `standard`, not rounded: float [B, 64, 64, 3]."""
+    return pixels.permute(0, 2, 3, 1) * UNIT + MIDDLE
 
 
 def mlp_width(width: int) -> int:
