@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rosetta import models, sources
-from rosetta.models import likelihood, zoo
+from rosetta.models import likelihood
+from rosetta.models.zoo import language as zoo
 from rosetta.sources import environment
 from rosetta.sources.document import Document
 
@@ -203,11 +204,11 @@ KILLED = """
 import sys, time
 from pathlib import Path
 import torch
-from rosetta.models import zoo
+from rosetta.models.zoo import language, training
 
 torch.set_num_threads(int(sys.argv[4]))  # sums are added up in another order by another number of threads
-zoo.CHECKPOINT_SECONDS = -1  # after every step
-save, folder = zoo.write_whole, Path(sys.argv[1])
+training.CHECKPOINT_SECONDS = -1  # after every step
+save, folder = training.write_whole, Path(sys.argv[1])
 
 def save_the_fourth_half_way(path, write):
     save_the_fourth_half_way.times += 1
@@ -224,8 +225,8 @@ def save_the_fourth_half_way(path, write):
     save(path, write_half)
 
 save_the_fourth_half_way.times = 0
-zoo.write_whole = save_the_fourth_half_way
-zoo.train(sys.argv[2], int(sys.argv[3]), folder)
+training.write_whole = save_the_fourth_half_way
+language.train(sys.argv[2], int(sys.argv[3]), folder)
 """
 
 
