@@ -22,7 +22,7 @@ from rosetta.models.zoo.training import Task
 from rosetta.sources import develop
 from rosetta.sources.scenes import CELL, SIZE
 
-BATCH = 64
+BATCH = 32
 GRID = SIZE // CELL
 #: CLIP's temperature may not fall below a hundredth.
 MOST_LOGIT_SCALE = math.log(100)

@@ -34,7 +34,7 @@ from rosetta.sources.scenes import CELL, CLASSES, SIZE, drawn
 logger = logging.getLogger(__name__)
 
 SIZES = ((32, 2), (48, 3), (64, 4), (96, 5), (128, 6))  # width x depth; heads of 16 channels
-SCENES = 100_000
+SCENES = 50_000
 #: OpenCLIP sees smaller images: 7 x 7 cells to the others' 8 x 8.
 CLIP_SIZE = 56
 CLIP_CHANNELS = 64  # in which an image and a caption meet
