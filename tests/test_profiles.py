@@ -479,6 +479,123 @@ def test_an_anchor_that_cannot_be_is_refused(points, said):
 
 
 # ---------------------------------------------------------------------------------------------------------------------
+# Images
+
+
+def with_curve(*points) -> dict:
+    """The smoke profile with one curve more."""
+    return changed("curves", to=SMOKE["curves"] | {"more": [list(point) for point in points]})
+
+
+def without(*keys) -> dict:
+    return changed(*keys, to=...)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (with_curve(["opt-32x2", "openclip-32x2"]),
+         "curves.more has the point ['opt-32x2', 'openclip-32x2'], where opt-32x2 reads text and openclip-32x2 sees images; they have no"),
+        (with_curve(["onestep-32x2", "pythia-32x2", "openclip-32x2"]), "where pythia-32x2 reads text and openclip-32x2 sees images"),
+        (without("images"), "whose models see images; the key images is missing"),
+        (changed("images", to=None), "whose models see images; the key images is missing"),
+        (without("models", "openclip-32x2", "grid"), "the key models.openclip-32x2.grid is missing, of a model of images"),
+        (without("models", "onestep-32x2", "grid"), "the key models.onestep-32x2.grid is missing, of a model of images"),
+        (without("models", "onestep-32x2", "classes"), "the key models.onestep-32x2.classes is missing, of a generator"),
+        (with_curve(["openclip-32x2", "onestep-48x3"]),
+         "curves have the pair ['openclip-32x2', 'onestep-48x3']; the generator comes first"),
+        (with_curve(["onestep-32x2", "onestep-48x3"]),
+         "curves have the pair ['onestep-32x2', 'onestep-48x3'], two generators; each makes its own images"),
+        (changed("images", "pair", to=["onestep-32x2", "bert"]), "images.pair names the model 'bert', which is no model of images; those are openclip"),
+        (changed("images", "pair", to=["pythia-32x2", "opt-32x2"]), "images.pair names the model 'pythia-32x2', which is no model of images"),
+        (changed("images", "pair", to=["onestep-48x3", "dinov2-48x3"]), "images.pair is ['onestep-48x3', 'dinov2-48x3']; it must be a point of"),
+        (changed("images", "gallery", "pair", to=["opt-32x2", "openclip-32x2"]), "images.gallery.pair names the model 'opt-32x2', which is no"),
+        (changed("images", "gallery", "pair", to=["openclip-48x3", "onestep-48x3"]), "images.gallery.pair is ['openclip-48x3', 'onestep-48x3']; it"),
+        (changed("images", "k_curve", to="pythia-opt"), "images.k_curve is 'pythia-opt'; allowed are the curves of images, onestep-openclip, "),
+        (changed("k_curve", to="onestep-openclip"), "k_curve is 'onestep-openclip'; allowed are the curves of text, opt-qwen, "),
+        (changed("images", "sweep", "pair", to=["onestep-32x2", "gpt2-32x2"]), "images.sweep.pair names the model 'gpt2-32x2', which is no model"),
+        (changed("images", "sweep", "pair", to=["dinov2-32x2", "openclip-32x2"]),
+         "images.sweep.pair is ['dinov2-32x2', 'openclip-32x2']; the first must be a generator, onestep-32x2, onestep-48x3"),
+        (changed("images", "sweep", "pair", to=["openclip-32x2", "onestep-32x2"]),
+         "images.sweep.pair is ['openclip-32x2', 'onestep-32x2']; the generator comes first"),
+        (changed("images", "sweep", "pair", to=["onestep-32x2", "onestep-48x3"]), "images.sweep.pair is ['onestep-32x2', 'onestep-48x3'], two generators"),
+        (changed("images", "sweep", "encoders", to=["openclip-32x2", "bert"]), "images.sweep.encoders names the model 'bert', which is no model of images"),
+        (changed("images", "sweep", "encoders", to=["onestep-32x2", "dinov2-32x2"]),
+         "images.sweep.encoders names onestep-32x2, which is a generator; Figure 35 is about two encoders"),
+        (changed("images", "permuted", to=48), "images.permuted is 48; it must be below images.count, 48, or null for all"),
+        (changed("images", "permuted", to=49), "images.permuted is 49; it must be below images.count, 48"),
+        (changed("positions", "pair", to=["onestep-32x2", "openclip-32x2"]), "positions.pair names 'onestep-32x2', a model of images; it is about text"),
+        (changed("token_sweep", "pair", to=["opt-32x2", "openclip-32x2"]), "token_sweep.pair names 'openclip-32x2', a model of images; it is about text"),
+        (changed("filtering", to=SMOKE["filtering"] | {"pair": ["onestep-32x2", "openclip-32x2"], "scorer": "openclip-32x2"}),
+         "filtering.pair names 'onestep-32x2', a model of images; it is about text"),
+        (changed("filtering", "learner", to="openclip-32x2"), "filtering.learner names 'openclip-32x2', a model of images; it is about text"),
+        (changed("explorer", "point", to=["onestep-32x2", "dinov2-32x2", "openclip-32x2"]), "explorer.point names 'onestep-32x2', a model of images"),
+        (changed("properties", "rosetta", to={"opt": "onestep-openclip"}), "curve 'onestep-openclip'; allowed are the curves of pairs, opt-qwen"),
+        (changed("properties", "rosetta", to={"openclip": "pythia-opt"}), "family 'openclip'; allowed are gpt2, opt, pythia, qwen"),
+        (changed("models", "openclip-32x2", "kind", to="clip"), "models.openclip-32x2.kind is 'clip'; it must be one of language, open_clip,"),
+        (changed("images", "real", to={"kind": "imagenet"}), "images.real.kind is 'imagenet'; allowed are scenes, folder"),
+        (changed("images", "real", to={"kind": "folder"}), "the key images.real.path is missing"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_images_is_checked(content, said):
+    with pytest.raises(ProfileError) as error:
+        profiles.check(content, "here.yaml")
+    assert str(error.value).startswith("here.yaml: ") and said in str(error.value)
+
+
+def test_fewer_images_permuted_than_there_are_and_all_of_them_are_accepted():
+    for permuted in (47, None):
+        assert profiles.check(changed("images", "permuted", to=permuted), "mine.yaml").images.permuted == permuted
+
+
+def test_two_encoders_may_be_matched_over_real_images():
+    profile = profiles.check(with_curve(["openclip-48x3", "dinov2-48x3"]), "mine.yaml")
+    assert ("openclip-48x3", "dinov2-48x3") in profile.of("images")[1]
+
+
+def test_a_profile_of_text_alone_has_no_images():
+    text = {name: points for name, points in SMOKE["curves"].items() if not name.startswith("onestep")}
+    profile = profiles.check(changed("curves", to=text) | {"images": None}, "mine.yaml")
+    assert profile.images is None and profile.of("images") == ({}, [])
+    assert profile.of("text") == (profile.curves, profile.pairs)
+
+
+@pytest.mark.parametrize("name", ["smoke", "micro"])
+def test_curves_and_pairs_are_of_text_or_of_images_and_none_is_lost(name):
+    profile = profiles.load(name)
+    (text, text_pairs), (images, image_pairs) = profile.of("text"), profile.of("images")
+    assert text and images and {**text, **images} == profile.curves and not text.keys() & images.keys()
+    assert sorted(text_pairs + image_pairs) == sorted(profile.pairs)
+    families = {
+        curve: {profile.models[one].family for point in points for one in point} for curve, points in images.items()
+    }
+    assert all("onestep" in of_curve for of_curve in families.values())
+    for modality, pairs in (("text", text_pairs), ("images", image_pairs)):
+        assert pairs and {profile.models[one].modality for pair in pairs for one in pair} == {modality}
+        assert (
+            {profile.modality(pair) for pair in pairs} == {profile.modality(pair[::-1]) for pair in pairs} == {modality}
+        )
+
+
+def test_the_largest_k_is_that_of_the_pairs_on_both_k_curves():
+    profile = profiles.load("smoke")
+    on_curve = {*profile.curves["pythia-opt"], *profile.curves["onestep-openclip"]}
+    assert len(on_curve) == 4
+    for pair in profile.pairs:
+        assert profile.k_of(pair) == profile.k_of(pair[::-1]) == (2 if pair in on_curve else 1), pair
+
+
+def test_of_a_k_curve_of_collapsed_points_their_pairs_are_matched_for_the_largest_k():
+    profile = profiles.check(changed("images", "k_curve", to="onestep-dinov2-openclip"), "mine.yaml")
+    of_images = {pair: profile.k_of(pair) for pair in profile.of("images")[1]}
+    assert of_images == {
+        ("onestep-32x2", "openclip-32x2"): 2,
+        ("onestep-48x3", "openclip-48x3"): 1,
+        ("onestep-32x2", "dinov2-32x2"): 2,
+    }
+
+
+# ---------------------------------------------------------------------------------------------------------------------
 # A neuron for each isolated feature (D.7)
 
 
