@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rosetta import profiles
 from rosetta.laws.theory import optimal_isolation
 from rosetta.models.load import ROOT
+from rosetta.models.vision import open_vision
 from rosetta.profiles import Profile, ProfileError
 from rosetta.profiles.sections import Settings
 from rosetta.profiles.values import Section, Words
@@ -37,6 +38,31 @@ TABLE_2 = """
 19 Pythia-2.8B, OPT-2.7B, Qwen2.5-3B
 20 Pythia-6.9B, OPT-6.7B, Qwen2.5-7B
 21 Pythia-12B, OPT-13B, Qwen2.5-14B
+"""
+
+#: The runs of Table 3, by the paper's sizes, and the mean neurons of each one's models.
+TABLE_3 = """
+1 34_816 pMF-B, DINOv2-B
+2 92_832 pMF-L, DINOv2-L
+3 163_904 pMF-H, DINOv2-g
+4 34_816 pMF-B, Pixio-B
+5 92_832 pMF-L, Pixio-L
+6 163_904 pMF-H, Pixio-H
+7 203_456 Sana-1.6B, Pixio-1B
+8 410_112 Flux.2-klein-4B, Pixio-5B
+9 34_816 pMF-B, OpenCLIP-B
+10 92_832 pMF-L, OpenCLIP-L
+11 163_904 pMF-H, OpenCLIP-H
+12 252_608 Sana-1.6B, OpenCLIP-bigG
+13 606_720 Flux.2-klein-4B, EVA-02-CLIP-E
+14 35_499 pMF-B, Pixio-B, OpenCLIP-B
+15 94_656 pMF-L, Pixio-L, OpenCLIP-L
+16 163_883 pMF-H, Pixio-H, OpenCLIP-H
+17 266_709 Sana-1.6B, Pixio-1B, OpenCLIP-bigG
+18 601_088 Flux.2-klein-4B, Pixio-5B, EVA-02-CLIP-E
+19 35_499 pMF-B, DINOv2-B, OpenCLIP-B
+20 94_656 pMF-L, DINOv2-L, OpenCLIP-L
+21 163_883 pMF-H, DINOv2-g, OpenCLIP-H
 """
 
 SMOKE = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
@@ -97,9 +123,49 @@ def test_every_shipped_profile_loads(name):
 def test_the_paper_profile_holds_the_21_runs_of_table_2():
     runs = [tuple(line.split(" ", 1)[1].lower().split(", ")) for line in TABLE_2.strip().splitlines()]
     profile = profiles.load("paper")
-    assert [point for points in profile.curves.values() for point in points] == runs
-    assert [len(points) for points in profile.curves.values()] == [5, 6, 3, 3, 4]
+    curves, pairs = profile.of("text")
+    assert [point for points in curves.values() for point in points] == runs
+    assert [len(points) for points in curves.values()] == [5, 6, 3, 3, 4]
+    assert len(pairs) == len(set(pairs)) == 14
     assert profile.tokens == 10_000_000
+
+
+def test_the_paper_profile_holds_the_21_runs_of_table_3():
+    lines = [line.split(" ", 2)[1:] for line in TABLE_3.strip().splitlines()]
+    profile = profiles.load("paper")
+    curves, pairs = profile.of("images")
+    points = [point for points in curves.values() for point in points]
+    assert points == [tuple(names.lower().split(", ")) for _, names in lines]
+    assert [round(profile.neurons(point)) for point in points] == [int(x) for x, _ in lines]
+    assert [len(points) for points in curves.values()] == [3, 5, 5, 5, 3]
+    assert len(pairs) == len(set(pairs)) == 13
+    assert profile.images.count == 50_000 == max(profile.images.sweep.images)
+    collapsed = [point for point in points if len(point) == 3]
+    assert len(collapsed) == 8
+    for point in collapsed:
+        assert profile.models[profile.anchor(point)].generates and len(profile.pairs_of(point)) == 2
+    # All have 16 x 16 cells but these two.
+    grids = {name: spec.grid for name, spec in profile.models.items() if spec.grid not in (16, None)}
+    assert grids == {"openclip-b": 14, "sana-1.6b": 32}
+
+
+def test_the_paper_profiles_figures_of_images_are_the_papers():
+    images = profiles.load("paper").images
+    assert images.sweep.pair == ("pmf-b", "openclip-b") and images.sweep.encoders == ("openclip-b", "dinov2-b")
+    assert images.k_curve == "diffusion-openclip" and images.grid == "larger"
+
+
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_what_is_stated_of_a_model_of_images_is_what_its_structure_has(name):
+    """Of all whose architecture is known without its files."""
+    described = 0
+    for spec in profiles.load(name).models.values():
+        if spec.kind in ("open_clip", "pmf"):
+            vision = open_vision(spec, "meta")
+            assert [mlp.neurons for mlp in vision.mlps] == [spec.mlp_width] * spec.layers
+            assert vision.grid == (spec.grid, spec.grid) and vision.classes == spec.classes
+            described += 1
+    assert described == {"small": 4, "paper": 8}[name]
 
 
 @pytest.mark.parametrize("name", ["smoke", "micro", "paper"])
@@ -138,11 +204,6 @@ def test_a_points_size_is_the_mean_neuron_count_of_its_models():
     assert neurons["opt-125m"] == 36864
     assert profile.neurons(("opt-30b", "qwen2.5-32b")) == (1376256 + 1769472) / 2
     assert profile.neurons(("opt-125m", "pythia-160m", "gpt2-124m")) == 36864
-
-
-def test_pairs_are_matched_once_however_often_they_are_named():
-    pairs = profiles.load("paper").pairs
-    assert len(pairs) == len(set(pairs)) == 14
 
 
 def test_the_papers_permuted_null_takes_no_more_than_a_quarter_of_what_its_largest_run_takes():

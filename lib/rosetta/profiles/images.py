@@ -6,7 +6,6 @@ from pydantic import AfterValidator
 
 from rosetta.models.load import ROOT
 from rosetta.profiles.values import (
-    WHERE,
     Count,
     Counts,
     Limit,
@@ -17,7 +16,6 @@ from rosetta.profiles.values import (
     TwoOrMore,
     Words,
     by_kind,
-    refuse,
 )  # fmt: skip
 
 
@@ -27,16 +25,13 @@ class Scenes(Section):
     seed: Natural = 0
 
 
-def _folder_in_the_kit(path: str) -> str:
-    if not (ROOT / path).is_dir():
-        refuse(f"{WHERE} is {path!r}, which is not a folder")
-    return str(ROOT / path)
-
-
 class Folder(Section):
-    """Image files anywhere below a folder, relative to the kit; ``imagenet``: one folder for each class."""
+    """Image files anywhere below a folder, relative to the kit; ``imagenet``: one folder for each class.
 
-    path: Annotated[Text, AfterValidator(_folder_in_the_kit)]
+    That it is there is asked when images are wanted, as of models on the hub.
+    """
+
+    path: Annotated[Text, AfterValidator(lambda path: str(ROOT / path))]
     imagenet: Annotated[bool, Words("true or false")] = False
 
 
