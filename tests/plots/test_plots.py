@@ -157,7 +157,9 @@ SIZE = "neurons (mean of the matched models)"
 CASES = {
     "fig02": (lambda: plots.fig02(EXAMPLES, "r = 0.9"), {"activation"}, []),
     "correlation_histogram": (
-        lambda: plots.correlation_histogram(MATCHED[0], PERMUTED, UNTRAINED, 0.4, MATCHED[0]),
+        lambda: plots.correlation_histogram(
+            MATCHED[0], {"permuted": PERMUTED, "untrained": UNTRAINED}, 0.4, MATCHED[0]
+        ),
         {"Pearson correlation of a matched pair", "pairs"},
         ["trained: 3 pairs", "untrained networks: 1 pairs", "permuted, all positions: 2 pairs", "null threshold, r = 0.400"],
     ),
@@ -393,7 +395,7 @@ def test_the_histogram_has_the_trained_pairs_over_the_same_positions_where_those
     for table in fewer:
         table.attrs = {"positions": 800}
     *permuted, aligned_same = fewer
-    axes = drawn(plots.correlation_histogram(MATCHED[0], permuted, UNTRAINED, 0.4, aligned_same)).axes[0]
+    axes = drawn(plots.correlation_histogram(MATCHED[0], {"permuted": permuted, "untrained": UNTRAINED}, 0.4, aligned_same)).axes[0]
     _, names = axes.get_legend_handles_labels()
     over = "the first 800 positions"
     assert {"trained: 3 pairs", f"permuted, {over}: 2 pairs", f"trained, {over}: 2 pairs"} < set(names)

@@ -43,6 +43,27 @@ class SeenPair(NamedTuple):
     images: Sequence[Seen]
 
 
+def scenes(several: Sequence) -> Figure:
+    """Scenes in a row: as drawn, as models see them (grain added, patches whitened), and the grid of what is known of cells.
+
+    Parameters
+    ----------
+    several : sequence of sources.Scene
+    """
+    figure, panels = plt.subplots(
+        3, len(several), figsize=(WIDTH, 3.6 * WIDTH / 7 * 6 / max(6, len(several))), squeeze=False
+    )
+    for (drawn, seen, known), scene in zip(panels.T, several, strict=True):
+        _draw(drawn, scene.drawn)
+        _draw(seen, scene.pixels)
+        part = scene.cells["part"]
+        _draw(known, part, cmap="cividis", vmin=-1, vmax=1)
+        _lines(known, part.shape)
+    for axes, text in zip(panels[:, 0], ("as drawn", "as models see it", "ground, inside, edge"), strict=True):
+        axes.set_title(text, loc="left", fontsize=11)
+    return figure
+
+
 def fig24(pixels: np.ndarray, maps: dict[str, tuple[np.ndarray, np.ndarray]], show: Show = as_they_are) -> Figure:
     """Figure 24: one image under two grids of patches, and one neuron's map on its own grid and on the canonical one.
 

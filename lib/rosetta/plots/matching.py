@@ -37,26 +37,32 @@ def fig02(examples: pd.DataFrame, title: str) -> Figure:
 
 
 def correlation_histogram(
-    table: pd.DataFrame,
-    permuted: Sequence[pd.DataFrame],
-    untrained: Sequence[pd.DataFrame],
-    above: float,
-    aligned_same: pd.DataFrame,
+    table: pd.DataFrame, by_null: dict[str, Sequence[pd.DataFrame]], above: float, aligned_same: pd.DataFrame
 ) -> Figure:
-    """Correlations of the matched pairs, trained and under both nulls, and the threshold of the calibrated count.
+    """Correlations of the matched pairs, trained and under all nulls, and the threshold of the calibrated count.
 
     Null counts are means over the seeds. Where the permuted null was made over fewer positions, the trained pairs over the
     same ones, `aligned_same`, are drawn as well.
+
+    Parameters
+    ----------
+    table : MatchTable
+    by_null : dict of sequences of MatchTable
+        As `counts.nulls_of` gives them: ``permuted, untrained`` and, of images, ``images``.
+    above : float
+    aligned_same : MatchTable
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 3.8))
     bins = np.linspace(0, 1, 51)
-    over = which_positions([permuted[0].attrs["positions"]], [table.attrs["positions"]])
+    over = which_positions([aligned_same.attrs["positions"]], [table.attrs["positions"]])
     sets = {
         "trained": ([table], BLUE),
-        "untrained networks": (untrained, ORANGE),
-        f"permuted, {over}": (permuted, GREY),
+        "untrained networks": (by_null["untrained"], ORANGE),
+        f"permuted, {over}": (by_null["permuted"], GREY),
         f"trained, {over}": ([aligned_same], SKY),
     }
+    if "images" in by_null:
+        sets["whole images permuted"] = (by_null["images"], GREEN)
     if over == "all positions":
         del sets[f"trained, {over}"]
     for text, (tables, color) in sets.items():

@@ -16,6 +16,39 @@ from rosetta.results import keep
 from rosetta.studies.matches import Study
 
 
+def nulls_of(study: Study, pair: tuple[str, str]) -> dict[str, list[pd.DataFrame]]:
+    """The top-1 MatchTables of two models under each null, one a seed: permuted, untrained and, of images, whole images."""
+    tables = {"permuted": study.permuted_matches(pair), "untrained": study.untrained_matches(pair)}
+    if study.profile.modality(pair) == "images":
+        tables["images"] = study.whole_images_matches(pair)
+    return {null: [top_k(table, 1) for table in of_null] for null, of_null in tables.items()}
+
+
+def against_nulls(study: Study, pair: tuple[str, str]) -> pd.DataFrame:
+    """The counts of two models beside the nulls': ``pairs``, and the r that they lie ``above r``, where there is one."""
+    by_null, quantile = nulls_of(study, pair), study.profile.nulls.quantile
+    trained, same = (top_k(table, 1) for table in (study.matches(pair), study.same_positions_matches(pair)))
+    above = nulls.threshold(by_null["permuted"], quantile, trained.attrs["positions"])
+    others = [nulls.threshold(tables, quantile) for null, tables in by_null.items() if null != "permuted"]
+    over = nulls.which_positions([same.attrs["positions"]], [trained.attrs["positions"]])
+    names = {
+        "untrained": "untrained networks, mean", "permuted": f"permuted, over {over}, mean",
+        "images": "whole images permuted, cells kept, mean",
+    }  # fmt: skip
+    strict = max(above, *others)
+    rows = {
+        "trained, all (the paper's count)": (len(trained), None),
+        "trained, calibrated": (len(nulls.calibrated(trained, above)), above),
+        "trained, strict": (len(nulls.calibrated(trained, strict)), strict),
+        f"trained, over {over}": (len(same), None),
+        **{names[null]: (nulls.mean_ci95([len(table) for table in tables]).mean, None) for null, tables in by_null.items()},
+        "independent similarities, expected": (
+            nulls.expected_by_chance(trained.attrs["neurons_a"], trained.attrs["neurons_b"]), None,
+        ),
+    }  # fmt: skip
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["pairs", "above r"])
+
+
 def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
     """One point of a curve: its size and its counts, raw and calibrated, beside all nulls'.
 

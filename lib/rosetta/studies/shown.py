@@ -272,6 +272,11 @@ class Shown:
         )
         return kept[:count]
 
+    def seen_by(self, pair: tuple[str, str]) -> Iterable:
+        """The pictures that the second model of a pair is shown."""
+        generates, count = self.profile.models[pair[0]].generates, self.amount(pair)
+        return self.made_by(pair[0], count) if generates else self.real(count)
+
     def real(self, count: int) -> Iterable:
         """The first so many real images: held-out scenes, or those of a folder."""
         return pictures.First(count, self.real_images())
