@@ -19,8 +19,7 @@ from transformers.models.pixio.modeling_pixio import PixioLayer
 from rosetta.models.generators.onestep import redrawn, standard
 from rosetta.models.generators.pmf import unpatched
 from rosetta.models.zoo.training import Task
-from rosetta.sources import develop
-from rosetta.sources.scenes import CELL, SIZE
+from rosetta.sources.development import CELL, SIZE, develop
 
 BATCH = 32
 GRID = SIZE // CELL
@@ -94,9 +93,9 @@ def relative_error(said: Tensor, there: Tensor, where: Tensor) -> Tensor:
     where : bool, broadcast to these
         What counts.
     """
-    where = where.expand_as(there)
-    there, said = there[where], said[where]
-    return (said - there).square().sum() / (there - there.mean()).square().sum()
+    weight = where.expand_as(there).to(there.dtype)  # weighed, as picking them out has a slow gradient
+    mean = (weight * there).sum() / weight.sum()
+    return (weight * (said - there).square()).sum() / (weight * (there - mean).square()).sum()
 
 
 def picture_error(said: Tensor, drawn: Tensor, where: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
