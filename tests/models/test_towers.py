@@ -156,6 +156,16 @@ def test_another_size_than_the_towers_is_refused(tmp_path):
         open_vision(write_clip(tmp_path, shown=SHOWN | {"size": [30, 30]}))
 
 
+def test_a_grid_that_is_not_square_or_not_of_its_images_is_refused(tmp_path):
+    with pytest.raises(
+        ModelRefused, match=r"images are of 24 pixels, and its cells a grid of 3 x 4 of 8; only squares"
+    ):
+        open_vision(write_clip(tmp_path, TOWER | {"image_size": [24, 32]}))
+    trunk = {"timm_model_name": "eva_of_the_tests", "timm_pool": "token", "timm_proj": None, "image_size": 32}
+    with pytest.raises(ModelRefused, match=r"images are of 32 pixels, and its cells a grid of 3 x 3 of 8"):
+        open_vision(write_clip(tmp_path, trunk, custom_text=True))
+
+
 def test_a_configuration_that_does_not_say_how_images_are_normalized_is_refused(tmp_path):
     with pytest.raises(ModelRefused, match="not say model_cfg and preprocess_cfg with mean and std"):
         open_vision(write_clip(tmp_path, shown={"size": 24}))

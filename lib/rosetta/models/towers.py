@@ -37,6 +37,11 @@ def open_tower(spec: ModelSpec, device: torch.device | str, dtype: torch.dtype, 
         tower = _build_vision_tower(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
     grid, patch, prefix = _cells(spec, tower)
     side = _side(tower.image_size)
+    if grid != (side // patch, side // patch):
+        raise ModelRefused(
+            f"model {spec.name}: its images are of {side} pixels, and its cells a grid of {grid[0]} x {grid[1]} of {patch}; only "
+            "squares are read"
+        )
     for says, size in (("the profile", spec.image_size), ("its preprocess_cfg", shown["size"])):
         if size is not None and _side(size) != side:
             raise ModelRefused(

@@ -6,11 +6,11 @@ from vision_models import moved, numbers, pmf_block, rms, under
 
 from rosetta.matching.activations import capture
 from rosetta.models.generators import onestep
-from rosetta.models.generators.renderer import ROW, grain_of
+from rosetta.models.generators.renderer import ROW
 from rosetta.models.load import ModelRefused, ModelSpec
 from rosetta.models.opened import BadPicture
 from rosetta.models.vision import describe_vision, open_vision
-from rosetta.sources.development import GRAIN, develop
+from rosetta.sources.development import WHITENING
 from rosetta.sources.scenes import CLASSES, CODE, scene
 
 LABELS, SEEDS = torch.tensor([0, CLASSES - 1, 2]), [11, 12, 13]
@@ -24,7 +24,7 @@ def spec(tmp_path) -> ModelSpec:
 
 
 def by_hand(w, label, code):
-    """A developed picture without grain, float64 [3, 64, 64], and every layer's m_t, [12 + 64, neurons]."""
+    """What the network gives out, float64 [3, 64, 64], and every layer's m_t, [12 + 64, neurons]."""
     of_class = w["class_tokens"] + w["y_embedder.embedding_table.weight"][label]
     of_code = (w["code_embedder.weight"] @ code + w["code_embedder.bias"]).reshape(8, -1)
     x, layers = np.concatenate([of_class, of_code, w["pos_embed"]]), []
@@ -35,27 +35,33 @@ def by_hand(w, label, code):
     return cells.reshape(8, 8, 8, 8, 3).transpose(4, 0, 2, 1, 3).reshape(3, 64, 64), layers
 
 
-def test_a_picture_is_what_the_network_makes_of_class_and_code_with_grain_and_m_t_is_its_equations(spec):
+def developed(drawn):
+    """Grey levels, float64 [64, 64, 3], each patch whitened by the fixed matrix: grey levels about 128."""
+    with np.load(WHITENING) as file:
+        matrix, mean = file["matrix"] / 2**16, file["mean"]
+    out = np.empty_like(drawn)
+    for row, column in np.ndindex(8, 8):
+        there = slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8)
+        out[there] = ((16 * drawn[there].ravel() - mean) @ matrix).reshape(8, 8, 3)
+    return 128 + out
+
+
+def test_a_picture_is_what_the_network_draws_of_class_and_code_developed_with_grain_and_m_t_is_its_equations(spec):
     assert describe_vision(spec.source, "onestep", name="tiny", family="onestep") == spec
     vision = open_vision(spec)
     assert (vision.grid, vision.prefix, vision.prepare) == ((8, 8), 12, None)
     with capture(vision.mlps) as seen:
         made = vision.run(LABELS, SEEDS)
     assert made.shape == (3, 64, 64, 3) and made.dtype == torch.uint8
-    grains, weights = grain_of(SEEDS).double().numpy(), numbers(vision.model)
+    weights = numbers(vision.model)
     for i, (label, seed) in enumerate(zip(LABELS.tolist(), SEEDS, strict=True)):
         picture, layers = by_hand(weights, label, scene(seed, ROW, label).code)
-        expected = np.clip(128 + 24 * (picture + grains[i]), 0, 255).transpose(1, 2, 0)
+        grain = torch.randn(64, 64, 3, generator=torch.Generator().manual_seed(seed)).double().numpy()
+        drawn = 128 + 64 * picture.transpose(1, 2, 0)
+        expected = np.clip(developed(drawn + 0.05 * 255 * grain), 0, 255)
         assert np.abs(made[i].numpy() - expected).max() < 0.51
         for mlp, m in zip(vision.mlps, layers, strict=True):
             np.testing.assert_allclose(seen[mlp.path][i], m, atol=1e-5 * max(1, np.abs(m).max()))
-
-
-def test_grain_is_what_development_makes_of_it_on_any_scene():
-    drawn = torch.from_numpy(np.stack([scene(i).drawn for i in range(2)]))
-    noise = torch.stack([torch.randn(64, 64, 3, generator=torch.Generator().manual_seed(i)) for i in (4, 5)])
-    torch.testing.assert_close(develop(drawn, noise) - develop(drawn), grain_of([4, 5]), atol=1e-4, rtol=1e-4)
-    assert GRAIN > 0 and grain_of([4]).std() > 0.1
 
 
 def test_a_picture_depends_on_its_label_and_seed_and_not_on_those_it_is_made_with(spec):

@@ -6,11 +6,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from rosetta.models.generators.onestep import configured
+from rosetta.models.generators.onestep import configured, redrawn
 from rosetta.models.load import ModelRefused, ModelSpec, check_files, fill
 from rosetta.models.mlps import find_mlps
 from rosetta.models.opened import Vision, building, check_labels, noise, pictures, settled
-from rosetta.sources.development import MEAN, STD, develop
+from rosetta.sources.development import MEAN, SIZE, STD, develop
 from rosetta.sources.scenes import scene
 
 #: The row of scenes whose codes it is given: none that a model was trained or scored on.
@@ -20,8 +20,8 @@ ROW = 100
 def open_onestep(spec: ModelSpec, device: torch.device, dtype: torch.dtype, seed: int | None) -> Vision:
     """A generator of the zoo, from a folder with ``config.json`` and ``model.safetensors``.
 
-    A picture of label and seed is what the network makes of that class and of the code of the seed's scene (of `ROW`), with
-    grain drawn from the seed: what scenes have and the network was not asked for.
+    A picture of label and seed is what the network draws of that class and of the code of the seed's scene (of `ROW`), and
+    then developed as scenes are, with grain drawn from the seed.
 
     Raises
     ------
@@ -47,16 +47,12 @@ def open_onestep(spec: ModelSpec, device: torch.device, dtype: torch.dtype, seed
         codes = torch.stack([torch.from_numpy(scene(int(one), ROW, label).code) for one, label in pairs]).to(
             device, dtype
         )
-        grains = grain_of(seeds).to(device)
-        return pictures(
-            spec.name, mlps, lambda: MEAN + STD * (network(wanted.to(device), codes).float() + grains), wanted, seeds
-        )
+        grain = noise(seeds, (SIZE, SIZE, 3)).to(device)
+
+        def make() -> Tensor:
+            drawn = redrawn(network(wanted.to(device), codes).float())
+            return MEAN + STD * develop(drawn, grain)
+
+        return pictures(spec.name, mlps, make, wanted, seeds)
 
     return Vision(network, mlps, network.grid, network.prefix, None, run, network.classes)
-
-
-def grain_of(seeds) -> Tensor:
-    """Each picture's own grain as development leaves it: float32 [B, 3, 64, 64], to be added to a developed picture."""
-    grains = noise(seeds, (64, 64, 3))
-    nothing = torch.zeros_like(grains)
-    return develop(nothing, grains) - develop(nothing)
