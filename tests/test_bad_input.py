@@ -70,6 +70,28 @@ VALUES = {
                {"pythia-opt": [["opt-32x2", None]]}, {"a b": [["pythia-32x2", "opt-32x2"]]}, [], None,
                {"pythia-opt": [["pythia-32x2", "opt-32x2"]] * 2}),
     "models": ({}, None, [], {"opt-32x2": None}, {"opt-32x2": "zoo/opt-32x2"}),
+    "images": ({}, [], 1, "scenes", None),
+    **dict.fromkeys(("images.images_per_batch", "images.gallery.neurons", "images.gallery.images"), WHOLE),
+    "images.count": (0, 1, 1.5, "5", True, None, [3], {}, *FLOATS),
+    "images.seed": (-1, 1.0, "1", True, None, *FLOATS),
+    "images.gallery.seed": (-1, 1.0, "1", True, None),
+    "images.permuted": (0, -1, 1.5, "5", True, [3], HUGE, 10**6, *FLOATS),
+    "images.grid": ("smaller", "", None, 8, True),
+    "images.rank": ("median", "", None, 1, True),
+    "images.real": ({}, {"kind": "imagenet"}, {"kind": None}, {"kind": "folder"}, {"kind": "folder", "path": 1}, {"kind": "folder", "path": ""},
+                    {"kind": "scenes", "seed": -1}, {"kind": "scenes", "seed": 1.0}, {"kind": "scenes", "path": "x"}, "scenes", [], None),
+    "images.real.seed": (-1, 1.0, "1", True, None, *FLOATS),
+    "images.sweep": ({}, {"pair": ["onestep-32x2", "openclip-32x2"]}, [], None),
+    "images.sweep.images": ([], [0], [1.5], ["1"], [True], 100, None, [HUGE]),
+    "images.gallery": ({}, [], None),
+    "images.k_curve": ("nothing", "pythia-opt", "", None, 1, ["onestep-openclip"]),
+    **dict.fromkeys(
+        ("images.pair", "images.gallery.pair", "images.sweep.pair", "images.sweep.encoders"),
+        ([], ["onestep-32x2"], ["onestep-32x2", "onestep-32x2"], ["onestep-32x2", "gpt-5"], ["onestep-32x2", "opt-32x2"], "onestep-32x2", [1, 2], None),
+    ),
+    "models.onestep-32x2.kind": ("", "clip", "Pmf", None, 1, True, ["pmf"]),
+    **dict.fromkeys(("models.onestep-32x2.grid", "models.onestep-32x2.classes", "models.openclip-32x2.image_size"), WHOLE),
+    "models.openclip-32x2.tag": ("", None, 1, ["openai"], True),
     "models.opt-32x2.source": ("", None, 1, ["zoo"]),
     "models.opt-32x2.family": ("", "o p", "../../fam", "<b>", None, 1),
     "models.opt-32x2.layers": (0, 2.0, "2", True, None),
@@ -132,7 +154,18 @@ def test_a_profile_that_is_not_there(name):
 
 
 @pytest.mark.parametrize(
-    "key", [*SMOKE, "nulls.quantile", "theory.grid", "filtering.training", "models.opt-32x2.layers"]
+    "key",
+    [
+        *SMOKE,
+        "nulls.quantile",
+        "theory.grid",
+        "filtering.training",
+        "models.opt-32x2.layers",
+        "models.onestep-32x2.grid",
+        *(f"images.{key}" for key in SMOKE["images"]),
+        "images.sweep.pair",
+        "images.gallery.seed",
+    ],
 )
 @pytest.mark.parametrize("how", ["missing", "misspelt"])
 def test_a_key_that_is_missing_or_misspelt(key, how):

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from rosetta import profiles
 from rosetta.laws.theory import optimal_isolation
 from rosetta.models.load import ROOT
+from rosetta.models.vision import open_vision
 from rosetta.profiles import Profile, ProfileError
 from rosetta.profiles.sections import Settings
 from rosetta.profiles.values import Section, Words
@@ -37,6 +38,31 @@ TABLE_2 = """
 19 Pythia-2.8B, OPT-2.7B, Qwen2.5-3B
 20 Pythia-6.9B, OPT-6.7B, Qwen2.5-7B
 21 Pythia-12B, OPT-13B, Qwen2.5-14B
+"""
+
+#: The runs of Table 3, by the paper's sizes, and the mean neurons of each one's models.
+TABLE_3 = """
+1 34_816 pMF-B, DINOv2-B
+2 92_832 pMF-L, DINOv2-L
+3 163_904 pMF-H, DINOv2-g
+4 34_816 pMF-B, Pixio-B
+5 92_832 pMF-L, Pixio-L
+6 163_904 pMF-H, Pixio-H
+7 203_456 Sana-1.6B, Pixio-1B
+8 410_112 Flux.2-klein-4B, Pixio-5B
+9 34_816 pMF-B, OpenCLIP-B
+10 92_832 pMF-L, OpenCLIP-L
+11 163_904 pMF-H, OpenCLIP-H
+12 252_608 Sana-1.6B, OpenCLIP-bigG
+13 606_720 Flux.2-klein-4B, EVA-02-CLIP-E
+14 35_499 pMF-B, Pixio-B, OpenCLIP-B
+15 94_656 pMF-L, Pixio-L, OpenCLIP-L
+16 163_883 pMF-H, Pixio-H, OpenCLIP-H
+17 266_709 Sana-1.6B, Pixio-1B, OpenCLIP-bigG
+18 601_088 Flux.2-klein-4B, Pixio-5B, EVA-02-CLIP-E
+19 35_499 pMF-B, DINOv2-B, OpenCLIP-B
+20 94_656 pMF-L, DINOv2-L, OpenCLIP-L
+21 163_883 pMF-H, DINOv2-g, OpenCLIP-H
 """
 
 SMOKE = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
@@ -97,9 +123,49 @@ def test_every_shipped_profile_loads(name):
 def test_the_paper_profile_holds_the_21_runs_of_table_2():
     runs = [tuple(line.split(" ", 1)[1].lower().split(", ")) for line in TABLE_2.strip().splitlines()]
     profile = profiles.load("paper")
-    assert [point for points in profile.curves.values() for point in points] == runs
-    assert [len(points) for points in profile.curves.values()] == [5, 6, 3, 3, 4]
+    curves, pairs = profile.of("text")
+    assert [point for points in curves.values() for point in points] == runs
+    assert [len(points) for points in curves.values()] == [5, 6, 3, 3, 4]
+    assert len(pairs) == len(set(pairs)) == 14
     assert profile.tokens == 10_000_000
+
+
+def test_the_paper_profile_holds_the_21_runs_of_table_3():
+    lines = [line.split(" ", 2)[1:] for line in TABLE_3.strip().splitlines()]
+    profile = profiles.load("paper")
+    curves, pairs = profile.of("images")
+    points = [point for points in curves.values() for point in points]
+    assert points == [tuple(names.lower().split(", ")) for _, names in lines]
+    assert [round(profile.neurons(point)) for point in points] == [int(x) for x, _ in lines]
+    assert [len(points) for points in curves.values()] == [3, 5, 5, 5, 3]
+    assert len(pairs) == len(set(pairs)) == 13
+    assert profile.images.count == 50_000 == max(profile.images.sweep.images)
+    collapsed = [point for point in points if len(point) == 3]
+    assert len(collapsed) == 8
+    for point in collapsed:
+        assert profile.models[profile.anchor(point)].generates and len(profile.pairs_of(point)) == 2
+    # All have 16 x 16 cells but these two.
+    grids = {name: spec.grid for name, spec in profile.models.items() if spec.grid not in (16, None)}
+    assert grids == {"openclip-b": 14, "sana-1.6b": 32}
+
+
+def test_the_paper_profiles_figures_of_images_are_the_papers():
+    images = profiles.load("paper").images
+    assert images.sweep.pair == ("pmf-b", "openclip-b") and images.sweep.encoders == ("openclip-b", "dinov2-b")
+    assert images.k_curve == "diffusion-openclip" and images.grid == "larger"
+
+
+@pytest.mark.parametrize("name", ["small", "paper"])
+def test_what_is_stated_of_a_model_of_images_is_what_its_structure_has(name):
+    """Of all whose architecture is known without its files."""
+    described = 0
+    for spec in profiles.load(name).models.values():
+        if spec.kind in ("open_clip", "pmf"):
+            vision = open_vision(spec, "meta")
+            assert [mlp.neurons for mlp in vision.mlps] == [spec.mlp_width] * spec.layers
+            assert vision.grid == (spec.grid, spec.grid) and vision.classes == spec.classes
+            described += 1
+    assert described == {"small": 4, "paper": 8}[name]
 
 
 @pytest.mark.parametrize("name", ["smoke", "micro", "paper"])
@@ -138,11 +204,6 @@ def test_a_points_size_is_the_mean_neuron_count_of_its_models():
     assert neurons["opt-125m"] == 36864
     assert profile.neurons(("opt-30b", "qwen2.5-32b")) == (1376256 + 1769472) / 2
     assert profile.neurons(("opt-125m", "pythia-160m", "gpt2-124m")) == 36864
-
-
-def test_pairs_are_matched_once_however_often_they_are_named():
-    pairs = profiles.load("paper").pairs
-    assert len(pairs) == len(set(pairs)) == 14
 
 
 def test_the_papers_permuted_null_takes_no_more_than_a_quarter_of_what_its_largest_run_takes():
@@ -476,6 +537,123 @@ def test_an_anchor_that_cannot_be_is_refused(points, said):
     with pytest.raises(ProfileError) as error:
         profiles.check(with_points(*points), "here.yaml")
     assert all(words in str(error.value) for words in ["here.yaml: ", "triples", *said])
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Images
+
+
+def with_curve(*points) -> dict:
+    """The smoke profile with one curve more."""
+    return changed("curves", to=SMOKE["curves"] | {"more": [list(point) for point in points]})
+
+
+def without(*keys) -> dict:
+    return changed(*keys, to=...)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (with_curve(["opt-32x2", "openclip-32x2"]),
+         "curves.more has the point ['opt-32x2', 'openclip-32x2'], where opt-32x2 reads text and openclip-32x2 sees images; they have no"),
+        (with_curve(["onestep-32x2", "pythia-32x2", "openclip-32x2"]), "where pythia-32x2 reads text and openclip-32x2 sees images"),
+        (without("images"), "whose models see images; the key images is missing"),
+        (changed("images", to=None), "whose models see images; the key images is missing"),
+        (without("models", "openclip-32x2", "grid"), "the key models.openclip-32x2.grid is missing, of a model of images"),
+        (without("models", "onestep-32x2", "grid"), "the key models.onestep-32x2.grid is missing, of a model of images"),
+        (without("models", "onestep-32x2", "classes"), "the key models.onestep-32x2.classes is missing, of a generator"),
+        (with_curve(["openclip-32x2", "onestep-48x3"]),
+         "curves have the pair ['openclip-32x2', 'onestep-48x3']; the generator comes first"),
+        (with_curve(["onestep-32x2", "onestep-48x3"]),
+         "curves have the pair ['onestep-32x2', 'onestep-48x3'], two generators; each makes its own images"),
+        (changed("images", "pair", to=["onestep-32x2", "bert"]), "images.pair names the model 'bert', which is no model of images; those are openclip"),
+        (changed("images", "pair", to=["pythia-32x2", "opt-32x2"]), "images.pair names the model 'pythia-32x2', which is no model of images"),
+        (changed("images", "pair", to=["onestep-48x3", "dinov2-48x3"]), "images.pair is ['onestep-48x3', 'dinov2-48x3']; it must be a point of"),
+        (changed("images", "gallery", "pair", to=["opt-32x2", "openclip-32x2"]), "images.gallery.pair names the model 'opt-32x2', which is no"),
+        (changed("images", "gallery", "pair", to=["openclip-48x3", "onestep-48x3"]), "images.gallery.pair is ['openclip-48x3', 'onestep-48x3']; it"),
+        (changed("images", "k_curve", to="pythia-opt"), "images.k_curve is 'pythia-opt'; allowed are the curves of images, onestep-openclip, "),
+        (changed("k_curve", to="onestep-openclip"), "k_curve is 'onestep-openclip'; allowed are the curves of text, opt-qwen, "),
+        (changed("images", "sweep", "pair", to=["onestep-32x2", "gpt2-32x2"]), "images.sweep.pair names the model 'gpt2-32x2', which is no model"),
+        (changed("images", "sweep", "pair", to=["dinov2-32x2", "openclip-32x2"]),
+         "images.sweep.pair is ['dinov2-32x2', 'openclip-32x2']; the first must be a generator, onestep-32x2, onestep-48x3"),
+        (changed("images", "sweep", "pair", to=["openclip-32x2", "onestep-32x2"]),
+         "images.sweep.pair is ['openclip-32x2', 'onestep-32x2']; the generator comes first"),
+        (changed("images", "sweep", "pair", to=["onestep-32x2", "onestep-48x3"]), "images.sweep.pair is ['onestep-32x2', 'onestep-48x3'], two generators"),
+        (changed("images", "sweep", "encoders", to=["openclip-32x2", "bert"]), "images.sweep.encoders names the model 'bert', which is no model of images"),
+        (changed("images", "sweep", "encoders", to=["onestep-32x2", "dinov2-32x2"]),
+         "images.sweep.encoders names onestep-32x2, which is a generator; Figure 35 is about two encoders"),
+        (changed("images", "permuted", to=48), "images.permuted is 48; it must be below images.count, 48, or null for all"),
+        (changed("images", "permuted", to=49), "images.permuted is 49; it must be below images.count, 48"),
+        (changed("positions", "pair", to=["onestep-32x2", "openclip-32x2"]), "positions.pair names 'onestep-32x2', a model of images; it is about text"),
+        (changed("token_sweep", "pair", to=["opt-32x2", "openclip-32x2"]), "token_sweep.pair names 'openclip-32x2', a model of images; it is about text"),
+        (changed("filtering", to=SMOKE["filtering"] | {"pair": ["onestep-32x2", "openclip-32x2"], "scorer": "openclip-32x2"}),
+         "filtering.pair names 'onestep-32x2', a model of images; it is about text"),
+        (changed("filtering", "learner", to="openclip-32x2"), "filtering.learner names 'openclip-32x2', a model of images; it is about text"),
+        (changed("explorer", "point", to=["onestep-32x2", "dinov2-32x2", "openclip-32x2"]), "explorer.point names 'onestep-32x2', a model of images"),
+        (changed("properties", "rosetta", to={"opt": "onestep-openclip"}), "curve 'onestep-openclip'; allowed are the curves of pairs, opt-qwen"),
+        (changed("properties", "rosetta", to={"openclip": "pythia-opt"}), "family 'openclip'; allowed are gpt2, opt, pythia, qwen"),
+        (changed("models", "openclip-32x2", "kind", to="clip"), "models.openclip-32x2.kind is 'clip'; it must be one of language, open_clip,"),
+        (changed("images", "real", to={"kind": "imagenet"}), "images.real.kind is 'imagenet'; allowed are scenes, folder"),
+        (changed("images", "real", to={"kind": "folder"}), "the key images.real.path is missing"),
+    ],
+)  # fmt: skip
+def test_what_is_said_of_images_is_checked(content, said):
+    with pytest.raises(ProfileError) as error:
+        profiles.check(content, "here.yaml")
+    assert str(error.value).startswith("here.yaml: ") and said in str(error.value)
+
+
+def test_fewer_images_permuted_than_there_are_and_all_of_them_are_accepted():
+    for permuted in (47, None):
+        assert profiles.check(changed("images", "permuted", to=permuted), "mine.yaml").images.permuted == permuted
+
+
+def test_two_encoders_may_be_matched_over_real_images():
+    profile = profiles.check(with_curve(["openclip-48x3", "dinov2-48x3"]), "mine.yaml")
+    assert ("openclip-48x3", "dinov2-48x3") in profile.of("images")[1]
+
+
+def test_a_profile_of_text_alone_has_no_images():
+    text = {name: points for name, points in SMOKE["curves"].items() if not name.startswith("onestep")}
+    profile = profiles.check(changed("curves", to=text) | {"images": None}, "mine.yaml")
+    assert profile.images is None and profile.of("images") == ({}, [])
+    assert profile.of("text") == (profile.curves, profile.pairs)
+
+
+@pytest.mark.parametrize("name", ["smoke", "micro"])
+def test_curves_and_pairs_are_of_text_or_of_images_and_none_is_lost(name):
+    profile = profiles.load(name)
+    (text, text_pairs), (images, image_pairs) = profile.of("text"), profile.of("images")
+    assert text and images and {**text, **images} == profile.curves and not text.keys() & images.keys()
+    assert sorted(text_pairs + image_pairs) == sorted(profile.pairs)
+    families = {
+        curve: {profile.models[one].family for point in points for one in point} for curve, points in images.items()
+    }
+    assert all("onestep" in of_curve for of_curve in families.values())
+    for modality, pairs in (("text", text_pairs), ("images", image_pairs)):
+        assert pairs and {profile.models[one].modality for pair in pairs for one in pair} == {modality}
+        assert (
+            {profile.modality(pair) for pair in pairs} == {profile.modality(pair[::-1]) for pair in pairs} == {modality}
+        )
+
+
+def test_the_largest_k_is_that_of_the_pairs_on_both_k_curves():
+    profile = profiles.load("smoke")
+    on_curve = {*profile.curves["pythia-opt"], *profile.curves["onestep-openclip"]}
+    assert len(on_curve) == 4
+    for pair in profile.pairs:
+        assert profile.k_of(pair) == profile.k_of(pair[::-1]) == (2 if pair in on_curve else 1), pair
+
+
+def test_of_a_k_curve_of_collapsed_points_their_pairs_are_matched_for_the_largest_k():
+    profile = profiles.check(changed("images", "k_curve", to="onestep-dinov2-openclip"), "mine.yaml")
+    of_images = {pair: profile.k_of(pair) for pair in profile.of("images")[1]}
+    assert of_images == {
+        ("onestep-32x2", "openclip-32x2"): 2,
+        ("onestep-48x3", "openclip-48x3"): 1,
+        ("onestep-32x2", "dinov2-32x2"): 2,
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rosetta.sources import development, scenes
+from rosetta.sources import development, drawing, scenes
 from rosetta.sources.scenes import CLASSES, VALUES, scene
 
 INDICES = st.integers(0, 10**6)
@@ -85,7 +85,7 @@ def test_cells_hold_what_is_drawn_there(many):
             if VALUES["texture"][one.cells["texture"][row, column]] != "plain":
                 continue
             pixels = one.drawn[8 * row : 8 * row + 8, 8 * column : 8 * column + 8].reshape(-1, 3)
-            expected = scenes.COLOURS[VALUES["colour"][one.cells["colour"][row, column]]]
+            expected = drawing.COLOURS[VALUES["colour"][one.cells["colour"][row, column]]]
             most = Counter(map(tuple, pixels.tolist())).most_common(1)[0]
             if most[1] == 64:  # one object, not two that meet
                 checked += 1

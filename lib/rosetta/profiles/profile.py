@@ -18,7 +18,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError, model_validator
 
-from rosetta.models.load import ROOT, SPREAD, configuration
+from rosetta.models.load import ROOT, SPREAD, ModelSpec, configuration
 from rosetta.profiles.sections import Point, Settings, Theory
 from rosetta.profiles.values import WHERE, refuse, refused
 
@@ -192,6 +192,7 @@ def _check_models(profile: Profile) -> None:
         refuse(f"{said}; it is trained on one device, so describe it again under another name, with that one")
     for name, spec in profile.models.items():
         if spec.modality != "text":
+            _check_vision(f"models.{name}", spec)
             continue
         config = configuration(spec)  # a model of the hub that was never fetched tells only when it is read
         most = _positions(config) if config else inf
@@ -207,6 +208,14 @@ def _check_models(profile: Profile) -> None:
                 has = f"curves.{curve} has the point {list(models)}"
                 refuse(f"{has}; a point is a list of two or more different models")
             _check_modality(profile, f"curves.{curve} has the point {list(models)}", models)
+
+
+def _check_vision(key: str, spec: ModelSpec) -> None:
+    """What a curve is laid out by, and images wished for, is stated of every model of images."""
+    if spec.grid is None:
+        refuse(f"the key {key}.grid is missing, of a model of images; it holds the cells on a side of its images")
+    if spec.generates and spec.classes is None:
+        refuse(f"the key {key}.classes is missing, of a generator; it holds the number of its labels")
 
 
 def _check_modality(profile: Profile, has: str, models: Iterable[str]) -> None:
@@ -240,19 +249,16 @@ def _check_images(profile: Profile) -> None:
             refuse(f"images.{key} is {list(named[key])}; it must be a point of one of the curves")
     _among("images.k_curve is", [images.k_curve], curves, "; allowed are the curves of images, ")
     generates = {name for name in of_images if profile.models[name].generates}
-    if not generates & set(images.sweep.pair):
-        refuse(
-            f"images.sweep.pair is {list(images.sweep.pair)}; one of them must be a generator, {', '.join(sorted(generates))}"
-        )
-    if both := generates & set(images.sweep.encoders):
-        refuse(f"images.sweep.encoders names {sorted(both)[0]}, which is a generator; Figure 35 is about two encoders")
-    for pair in pairs:
-        if pair[1] in generates and pair[0] not in generates:
-            refuse(f"curves have the pair {list(pair)}; the generator comes first, as it makes what the other one sees")
-        if len(generates & set(pair)) == 2:
-            refuse(
-                f"curves have the pair {list(pair)} of two generators; each makes its own images, so they see none together"
-            )
+    for has, pair in [*(("curves have the pair", pair) for pair in pairs), ("images.sweep.pair is", images.sweep.pair)]:
+        if generates.issuperset(pair):
+            refuse(f"{has} {list(pair)}, two generators; each makes its own images, so they see none together")
+        if pair[1] in generates:
+            refuse(f"{has} {list(pair)}; the generator comes first, as it makes what the other one sees")
+    if images.sweep.pair[0] not in generates:
+        said = f"images.sweep.pair is {list(images.sweep.pair)}; the first must be a generator"
+        refuse(f"{said}, {', '.join(sorted(generates)) or 'of which models has none'}")
+    if both := generates.intersection(images.sweep.encoders):
+        refuse(f"images.sweep.encoders names {min(both)}, which is a generator; Figure 35 is about two encoders")
     if images.permuted is not None and images.permuted >= images.count:
         refuse(f"images.permuted is {images.permuted}; it must be below images.count, {images.count}, or null for all")
 
@@ -292,9 +298,16 @@ def _check_sections(profile: Profile) -> None:
         if len(set(points)) < len(points):
             refuse(f"curves.{curve} has a point twice, among {[list(point) for point in points]}")
     _among("k_curve is", [profile.k_curve], of_text, "; allowed are the curves of text, ")
-    for key, pair in (("positions", profile.positions.pair), ("token_sweep", profile.token_sweep.pair)):
-        if profile.modality(pair) != "text":
-            refuse(f"{key}.pair is {list(pair)}, models of images; it is about text")
+    about_text = {
+        "positions.pair": profile.positions.pair,
+        "token_sweep.pair": profile.token_sweep.pair,
+        "filtering.pair": filtering.pair,
+        "filtering.learner": [filtering.learner],
+        "explorer.point": profile.explorer.point,
+    }
+    for key, names in about_text.items():
+        if of_images := [name for name in names if name in profile.models and profile.modality([name]) == "images"]:
+            refuse(f"{key} names {of_images[0]!r}, a model of images; it is about text")
     _check_images(profile)
     _among("properties.rosetta names the family", rosetta, families)
     _among("properties.rosetta names the curve", rosetta.values(), of_pairs, "; allowed are the curves of pairs, ")

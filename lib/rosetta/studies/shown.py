@@ -101,6 +101,10 @@ class Shown:
                     f"profile {self.profile.name}: {name} is said to have a grid of {spec.grid} x {spec.grid} cells; the "
                     f"model has {reader.grid[0]} x {reader.grid[1]}"
                 )
+            if spec.generates and reader.classes != spec.classes:
+                raise ValueError(
+                    f"profile {self.profile.name}: {name} is said to have {spec.classes} classes; the model has {reader.classes}"
+                )
         elif untrained_seed is None:
             reader = Reader(name, self.model(name), load_tokenizer(spec))
         else:
@@ -278,12 +282,20 @@ class Shown:
         return pictures.First(count, self.real_images())
 
     def real_images(self) -> Iterable:
-        """All of the profile's real images."""
+        """All of the profile's real images; ProfileError if their folder is not there."""
         real = self.profile.images.real
         if real["kind"] == "scenes":
             _notice_other_scenes()
             return scenes.Row(real.get("seed", 0))
-        return pictures.from_imagenet(real["path"]) if real.get("imagenet") else pictures.from_folder(real["path"])
+        imagenet = real.get("imagenet", False)
+        if not Path(real["path"]).is_dir():
+            put = "image files"
+            if imagenet:
+                put = "ImageNet's images, a folder for each class or the validation set's files ILSVRC2012_val_*, or a link to them"
+            raise ProfileError(
+                f"{self.profile.path}: images.real.path is {real['path']}, which is no folder; put {put}, there"
+            )
+        return pictures.from_imagenet(real["path"]) if imagenet else pictures.from_folder(real["path"])
 
     # -----------------------------------------------------------------------------------------------------------------
 
