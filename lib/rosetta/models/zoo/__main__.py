@@ -27,8 +27,16 @@ def main() -> None:
     zoo, wanted = arguments.zoo, set(arguments.models)
     language.train_all(zoo, [name for name in language.names() if name in wanted], arguments.tokens, arguments.jobs)
     vision.train_all(zoo, [name for name in vision.names() if name in wanted], arguments.scenes, arguments.jobs)
-    cards = [zoo / name / "card.json" for name in everything]
-    write_json(zoo / "models.json", [json.loads(card.read_text()) for card in cards if card.exists()])
+    write_json(zoo / "models.json", listed(zoo))
+
+
+def listed(zoo: Path) -> list[dict]:
+    """The cards of the models that are in the zoo, with what they read or make (``modality``)."""
+    cards = []
+    for modality, names in (("text", language.names()), ("images", vision.names())):
+        files = [zoo / name / "card.json" for name in names]
+        cards += [json.loads(file.read_text()) | {"modality": modality} for file in files if file.exists()]
+    return cards
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@
 Within a family every size sees the same scenes in the same order, with the same grain.
 """
 
+import copy
 import json
 import logging
 import math
@@ -14,9 +15,15 @@ from typing import NamedTuple
 import numpy as np
 import torch
 import transformers
+from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
+from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
+from rosetta.models.generators import onestep
 from rosetta.models.generators.onestep import OneStep
+from rosetta.models.vision import describe_vision
 from rosetta.models.zoo.objectives import (
     BATCH,
     Autoencoder,
@@ -29,7 +36,8 @@ from rosetta.models.zoo.objectives import (
 )  # fmt: skip
 from rosetta.models.zoo.training import Task, fit, side_by_side, warmup_cosine
 from rosetta.results import write_json, write_whole
-from rosetta.sources.scenes import CELL, CLASSES, SIZE, drawn
+from rosetta.sources.development import CELL, MEAN, SIZE, STD
+from rosetta.sources.scenes import CLASSES, drawn, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +47,8 @@ SCENES = 50_000
 CLIP_SIZE = 56
 CLIP_CHANNELS = 64  # in which an image and a caption meet
 CAPTION_TOKENS = 32
+#: The file of its words, beside the model.
+WORDS = "words.json"
 SCENES_PER_CALL = 500
 
 
@@ -47,7 +57,9 @@ class Family(NamedTuple):
 
     seed: int  # of the order, the initial values and all chance in training
     scenes: int  # the seed of its scenes
-    task: Callable  # (width, depth, scenes, folder, device) -> (Task, what is kept)
+    kind: str  # by which library it is opened (`ModelSpec`)
+    task: Callable  # (width, depth, scenes, folder, device) -> (Task, what is learnt by it)
+    write: Callable  # (what is learnt, training's folder, the model's folder)
     rate: float = 2e-3  # the highest learning rate, at width 64
     balanced: bool = False  # as many scenes of each class
 
@@ -88,12 +100,12 @@ def _openclip(width: int, depth: int, scenes: Scenes, folder: Path, device: str)
 def _dinov2(width: int, depth: int, scenes: Scenes, folder: Path, device: str) -> tuple[Task, torch.nn.Module]:
     student = Distilled(_encoder(transformers.Dinov2Config, width, depth)).to(device)
     task, teacher = distillation(student, scenes, device)
-    return task, teacher.encoder
+    return task, teacher
 
 
 def _pixio(width: int, depth: int, scenes: Scenes, folder: Path, device: str) -> tuple[Task, torch.nn.Module]:
     model = Autoencoder(_encoder(transformers.PixioConfig, width, depth, n_cls_tokens=8)).to(device)
-    return reconstruction(model, scenes, device), model.encoder
+    return reconstruction(model, scenes, device), model
 
 
 def _onestep(width: int, depth: int, scenes: Scenes, folder: Path, device: str) -> tuple[Task, torch.nn.Module]:
@@ -101,11 +113,39 @@ def _onestep(width: int, depth: int, scenes: Scenes, folder: Path, device: str) 
     return rendering(model, scenes, device), model
 
 
+def _write_clip(model: CLIP, training: Path, folder: Path) -> None:
+    """Both towers as open_clip reads them, and the words of captions."""
+    words = json.loads((training / "openclip-words.json").read_text(encoding="utf-8"))
+    tower = model.visual.transformer
+    shown = {"size": CLIP_SIZE, "mode": "RGB", "mean": [MEAN] * 3, "std": [STD] * 3, "interpolation": "bicubic"}
+    config = {
+        "model_cfg": openclip_config(tower.width, tower.layers, len(words)),
+        "preprocess_cfg": shown | {"resize_mode": "squash"},
+    }
+    write_json(folder / HF_CONFIG_NAME, config)
+    write_json(folder / WORDS, words)
+    tensors = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
+    write_whole(folder / HF_SAFE_WEIGHTS_NAME, lambda path: save_file(tensors, path, metadata={"format": "pt"}))
+
+
+def _write_encoder(model: Distilled | Autoencoder, training: Path, folder: Path) -> None:
+    """The encoder alone, as transformers reads it, and how it is shown images; heads and decoders are not kept."""
+    copy.deepcopy(model.encoder).half().save_pretrained(folder)
+    side = {"height": SIZE, "width": SIZE}
+    transformers.ViTImageProcessor(
+        size=side, resample=Image.Resampling.BICUBIC, image_mean=[MEAN] * 3, image_std=[STD] * 3
+    ).save_pretrained(folder)
+
+
+def _write_onestep(model: OneStep, training: Path, folder: Path) -> None:
+    onestep.save(copy.deepcopy(model).half(), folder)
+
+
 FAMILIES = {
-    "openclip": Family(505, 1, _openclip),
-    "dinov2": Family(606, 2, _dinov2),
-    "pixio": Family(707, 3, _pixio),
-    "onestep": Family(808, 4, _onestep, rate=4e-3, balanced=True),
+    "openclip": Family(505, 1, "open_clip", _openclip, _write_clip),
+    "dinov2": Family(606, 2, "transformers", _dinov2, _write_encoder),
+    "pixio": Family(707, 3, "transformers", _pixio, _write_encoder),
+    "onestep": Family(808, 4, "onestep", _onestep, _write_onestep, rate=4e-3, balanced=True),
 }
 #: The seed of the scenes on which every model is scored; none was trained on them.
 HELDOUT = 9
@@ -217,7 +257,7 @@ def learning_rate(family: str, step: int, steps: int, width: int) -> float:
 
 
 def train(name: str, count: int, folder: Path, device: str = "cpu", stop_after: int | None = None) -> torch.nn.Module:
-    """Train one model on its family's scenes and return what is kept of it.
+    """Train one model on its family's scenes and return all that it learnt, heads and decoders included.
 
     A run that was killed goes on from its checkpoint.
 
@@ -237,12 +277,36 @@ def train(name: str, count: int, folder: Path, device: str = "cpu", stop_after: 
     scenes = open_scenes(family, count, folder)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(FAMILIES[family].seed + width)
-        task, kept = FAMILIES[family].task(width, depth, scenes, folder, device)
+        task, learnt = FAMILIES[family].task(width, depth, scenes, folder, device)
     fit(
         task, scenes.steps, lambda step: learning_rate(family, step, scenes.steps, width), weight_decay=0.05,
         checkpoint=folder / f"{name}-{count}.safetensors", counted=("scenes", BATCH), stop_after=stop_after,
     )  # fmt: skip
-    return kept
+    return learnt
+
+
+def finish(name: str, learnt: torch.nn.Module, count: int, folder: Path, zoo: Path) -> dict:
+    """Write one trained model to `zoo/name` in float16, as `open_vision` opens it, and return its card."""
+    family, _, _ = parse(name)
+    FAMILIES[family].write(learnt, folder, zoo / name)
+    spec = describe_vision(str((zoo / name).resolve()), FAMILIES[family].kind, name=name, family=family)
+    card = {
+        "name": name, "family": family, "path": name, "kind": spec.kind, "layers": spec.layers, "mlp_width": spec.mlp_width,
+        "grid": spec.grid, "parameters": written_numbers(zoo / name), "scenes": count,
+    }  # fmt: skip
+    if spec.classes is not None:
+        card["classes"] = spec.classes
+    write_json(zoo / name / "card.json", card)
+    return card
+
+
+def written_numbers(folder: Path) -> int:
+    """How many numbers the weights of a folder are, OpenCLIP's text tower included."""
+    total = 0
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            total += sum(math.prod(tensors.get_slice(key).get_shape()) for key in tensors.keys())  # noqa: SIM118, it is no dict
+    return total
 
 
 def train_all(zoo: Path, wanted: list[str], count: int, jobs: int) -> None:
@@ -254,10 +318,11 @@ def train_all(zoo: Path, wanted: list[str], count: int, jobs: int) -> None:
     for family in sorted({parse(name)[0] for name in todo}):
         logger.info("rendering for %s", family)
         prepare_family(family, count, folder, jobs)
-    for name in side_by_side(_work, [(name, count, folder, device) for name in todo], jobs):
-        logger.info("%s is trained", name)
+    for card in side_by_side(_work, [(name, count, folder, zoo, device) for name in todo], jobs):
+        logger.info("%s is trained", card["name"])
+    if todo:
+        write_manifest(zoo / "scenes.json")
 
 
-def _work(name: str, count: int, folder: Path, device: str) -> str:
-    train(name, count, folder, device)
-    return name
+def _work(name: str, count: int, folder: Path, zoo: Path, device: str) -> dict:
+    return finish(name, train(name, count, folder, device), count, folder, zoo)
