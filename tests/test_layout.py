@@ -11,7 +11,7 @@ from rosetta.models import ROOT
 LIBRARY = ROOT / "lib" / "rosetta"
 #: From the top down; a folder or file imports only what stands below it.
 ORDER = (
-    "report", "planning", "batch", "studies", "plots", "neurons", "filtering", "laws", "matching", "profiles", "models", "sources", "viewer",
+    "report", "planning", "batch", "kernels", "studies", "plots", "neurons", "filtering", "laws", "matching", "profiles", "models", "sources", "viewer",
     "results",
 )  # fmt: skip
 FOLDERS = sorted(path.parent.name for path in LIBRARY.glob("*/__init__.py"))

@@ -8,6 +8,7 @@ from pathlib import Path
 import nbformat
 import pandas as pd
 import pytest
+import torch
 from conftest import snakemake
 
 from rosetta.models.load import ROOT
@@ -43,6 +44,7 @@ def test_a_kit_in_a_folder_with_a_space_runs_and_says_one_line_a_notebook(kit):
     assert (made / "notebooks" / "01_alignment.ipynb").is_file()
     benchmark = pd.read_csv(made / "benchmarks" / "01_alignment.tsv", sep="\t")
     assert benchmark.s[0] > 1 and benchmark.max_rss[0] > 100
+    assert benchmark.forked[0] == (sys.platform == "linux" and not torch.cuda.is_available())
 
 
 def test_a_notebook_that_fails_says_why_and_where(kit):
