@@ -395,7 +395,9 @@ def test_the_histogram_has_the_trained_pairs_over_the_same_positions_where_those
     for table in fewer:
         table.attrs = {"positions": 800}
     *permuted, aligned_same = fewer
-    axes = drawn(plots.correlation_histogram(MATCHED[0], {"permuted": permuted, "untrained": UNTRAINED}, 0.4, aligned_same)).axes[0]
+    axes = drawn(
+        plots.correlation_histogram(MATCHED[0], {"permuted": permuted, "untrained": UNTRAINED}, 0.4, aligned_same)
+    ).axes[0]
     _, names = axes.get_legend_handles_labels()
     over = "the first 800 positions"
     assert {"trained: 3 pairs", f"permuted, {over}: 2 pairs", f"trained, {over}: 2 pairs"} < set(names)
