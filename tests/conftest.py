@@ -31,8 +31,8 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors, traine
 from rosetta import sources
 from rosetta.matching.segments import segments
 from rosetta.matching.texts import Reader
-from rosetta.models import zoo
 from rosetta.models.load import ROOT
+from rosetta.models.zoo import language
 from rosetta.sources.document import Document, normalize
 
 MANY_SCRIPTS = normalize(
@@ -41,7 +41,7 @@ MANY_SCRIPTS = normalize(
     "漢字とかな交じり文。你好，世界！안녕하세요 세계\n"
     "👩‍👩‍👧‍👦 🇫🇷 👍🏽 😀😃 ∑∫√ x² ≤ 10³ a\u0323\u0307 e\u0301\u0327\n"
 )
-FAMILIES = tuple(zoo.FAMILIES)
+FAMILIES = tuple(language.FAMILIES)
 BYTE_LEVEL = (*FAMILIES, "prefix space", "bytes only")
 #: What `profile` matches.
 PAIR, OTHER = ("pythia-32x2", "opt-32x2"), ("pythia-32x2", "gpt2-32x2")
@@ -129,7 +129,7 @@ def tokenizer_of():
     """Every kind of tokenizer by its name; each family's is trained on other texts, so that they cut differently."""
     sample = texts()
     made = {
-        family: zoo.train_tokenizer(family, as_documents(sample[i:] + sample[: i - 1]))
+        family: language.train_tokenizer(family, as_documents(sample[i:] + sample[: i - 1]))
         for i, family in enumerate(FAMILIES)
     }
     made["prefix space"] = byte_level_tokenizer(sample[1:], 500, add_prefix_space=True)
@@ -157,7 +157,7 @@ def pieces(tokenizer_of, documents):
 
 
 def untrained(family: str, seed: int = 0) -> torch.nn.Module:
-    model = zoo.untrained(f"{family}-32x2", seed).eval().requires_grad_(False)
+    model = language.untrained(f"{family}-32x2", seed).eval().requires_grad_(False)
     noise = torch.Generator().manual_seed(seed)
     for parameter in model.parameters():
         if parameter.ndim == 1:  # biases begin at zero and norms at one; a test would not miss them

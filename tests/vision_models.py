@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import tokenizers
 import torch
 import transformers
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
@@ -57,7 +58,7 @@ def write_encoder(folder: Path, name: str, **changes) -> ModelSpec:
     torch.manual_seed(1)
     moved(transformers.AutoModel.from_config(config)).save_pretrained(folder)
     write_processor(folder, **changes)
-    return ModelSpec(name, str(folder), "mine", LAYERS, neurons, kind="transformers")
+    return ModelSpec(name, str(folder), "mine", LAYERS, neurons, kind="transformers", grid=4)
 
 
 def write_processor(folder: Path, **changes) -> None:
@@ -82,7 +83,7 @@ def write_clip(folder: Path, vision=TOWER, shown=SHOWN, neurons: int = 64, **con
     save_file({name: tensor.contiguous() for name, tensor in moved(made).state_dict().items()},
               folder / "open_clip_model.safetensors")  # fmt: skip
     (folder / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": shown}))
-    return ModelSpec("clip", str(folder), "mine", vision.get("layers", 12), neurons, kind="open_clip")
+    return ModelSpec("clip", str(folder), "mine", vision.get("layers", 12), neurons, kind="open_clip", grid=3)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -160,6 +161,20 @@ def timm_layers(w, image, heads) -> Iterator[np.ndarray]:
         x = x + linear(m, b, "mlp.fc2")
 
 
+def eva_layers(w, image) -> Iterator[np.ndarray]:
+    """m_t of each layer of timm's EVA as CLIP's largest has it: norms after attention and MLP, keys without a bias."""
+    x = patches(image, w["patch_embed.proj.weight"], w["patch_embed.proj.bias"])
+    x = np.concatenate([w["cls_token"][0], x]) + w["pos_embed"][0]
+    for i in range(sum(name.endswith("mlp.fc2.weight") for name in w)):
+        b = under(w, f"blocks.{i}.")
+        q, k, v = np.split(x @ b["attn.qkv.weight"].T, 3, axis=1)
+        attended = attention(q + b["attn.q_bias"], k, v + b["attn.v_bias"])
+        x = x + layer_norm(linear(attended, b, "attn.proj"), b, "norm1", 1e-6)
+        m = gelu(linear(x, b, "mlp.fc1"))
+        yield m
+        x = x + layer_norm(linear(m, b, "mlp.fc2"), b, "norm2", 1e-6)
+
+
 def encoder_layers(name: str, w, image) -> Iterator[np.ndarray]:
     """m_t of each layer of one of `ENCODERS`."""
     kind = name.partition("-")[0]
@@ -200,3 +215,146 @@ def rotated(head, side=4, prefix=5):
             out[prefix + cell, pair] = a * np.cos(angle) - b * np.sin(angle)
             out[prefix + cell, pair + 2 * quarter] = b * np.cos(angle) + a * np.sin(angle)
     return out
+
+
+def rms(x, weight):
+    return x / np.sqrt((x**2).mean(-1, keepdims=True) + 1e-6) * weight
+
+
+def turned(head, token, prefix, columns):
+    """One token's channels of one head; pairs of neighbours turn, the first half by the row, the second by the column."""
+    if token < prefix:
+        return head
+    out, quarter = head.copy(), len(head) // 4
+    for pair in range(2 * quarter):
+        place = (token - prefix) // columns if pair < quarter else (token - prefix) % columns
+        angle = place * 10_000.0 ** (-(pair % quarter) / quarter)
+        a, b = head[2 * pair : 2 * pair + 2]
+        out[2 * pair : 2 * pair + 2] = a * np.cos(angle) - b * np.sin(angle), a * np.sin(angle) + b * np.cos(angle)
+    return out
+
+
+def pmf_block(w, x, prefix, columns):
+    """One image's tokens [T, width] through one block; also its m_t."""
+    y, size, heads = rms(x, w["norm1.weight"]), len(w["attn.q_norm.weight"]), []
+    q, k, v = (y @ w[f"attn.{name}_proj.weight"].T for name in "qkv")
+    for start in range(0, x.shape[1], size):
+        mine = slice(start, start + size)
+        qs, ks = (
+            np.stack(
+                [
+                    turned(row, t, prefix, columns)
+                    for t, row in enumerate(rms(z[:, mine], w[f"attn.{name}_norm.weight"]))
+                ]
+            )
+            for name, z in (("q", q), ("k", k))
+        )
+        heads.append(softmax(qs @ ks.T / np.sqrt(size), axis=1) @ v[:, mine])
+    x = x + np.concatenate(heads, 1) @ w["attn.out_proj.weight"].T * w["attn_scale"]
+    y = rms(x, w["norm2.weight"])
+    gate, up = y @ w["mlp.w1.weight"].T, y @ w["mlp.w3.weight"].T
+    m = gate * expit(gate) * up
+    return x + m @ w["mlp.w2.weight"].T * w["mlp_scale"], m
+
+
+def embedded(w, name, number):
+    angles = number * 10_000.0 ** (-np.arange(128) / 128)
+    y = np.concatenate([np.cos(angles), np.sin(angles)]) @ w[f"{name}.mlp.0.weight"].T + w[f"{name}.mlp.0.bias"]
+    return (y * expit(y)) @ w[f"{name}.mlp.2.weight"].T + w[f"{name}.mlp.2.bias"]
+
+
+def pmf_layers(w, noisy, h, omega, t_min, t_max, label):
+    """One image [3, H, W] through pMF's network; also every block's m_t, [prefix + cells, neurons]."""
+    patch = w["x_embedder.proj1.weight"].shape[-1]
+    grid = (noisy.shape[1] // patch, noisy.shape[2] // patch)
+    said = {
+        "class": (8, w["y_embedder.embedding_table.weight"][label]),
+        "omega": (4, embedded(w, "omega_embedder", 1 - 1 / omega)),
+        "t_min": (2, embedded(w, "cfg_t_start_embedder", t_min)),
+        "t_max": (2, embedded(w, "cfg_t_end_embedder", t_max)),
+        "time": (4, embedded(w, "h_embedder", h)),
+    }
+    tokens = [w[f"{name}_tokens"][0, i] + vector for name, (n, vector) in said.items() for i in range(n)]
+    prefix = len(tokens)
+    narrow = patches(noisy, w["x_embedder.proj1.weight"], w["x_embedder.proj1.bias"])
+    wide = narrow @ w["x_embedder.proj2.weight"][:, :, 0, 0].T + w["x_embedder.proj2.bias"]
+    x, captured = np.concatenate([np.stack(tokens), wide]) + w["pos_embed"][0], []
+    for name in [
+        f"{part}.{i}." for part in ("shared_blocks", "u_heads") for i in range(9) if f"{part}.{i}.attn_scale" in w
+    ]:
+        x, m = pmf_block(under(w, name), x, prefix, grid[1])
+        captured.append(m)
+    cells = rms(x[prefix:], w["u_final_layer.norm.weight"]) @ w["u_final_layer.linear.weight"].T
+    cells = (cells + w["u_final_layer.linear.bias"]).reshape(*grid, patch, patch, 3)
+    return np.block([[[cells[row, column, :, :, colour] for column in range(grid[1])] for row in range(grid[0])]
+                     for colour in range(3)]).reshape(noisy.shape), captured  # fmt: skip
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pipelines of diffusers
+
+
+def tokenizer_of_words():
+    words = {word: i for i, word in enumerate(("<pad>", "<bos>", "<eos>", "<unk>", "a", "an", "tench", "hen", "eel"))}
+    cut = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="<unk>"))
+    cut.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    made = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=cut, pad_token="<pad>", bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    )
+    made.chat_template = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
+    return made
+
+
+OF_TEXT = {
+    "vocab_size": 9, "hidden_size": 16, "intermediate_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1,
+    "head_dim": 8,
+}  # fmt: skip
+
+
+def write_sana(folder: Path) -> ModelSpec:
+    """A tiny Sana-Sprint: two layers of 40 neurons, an autoencoder that makes images twice as large as its maps."""
+    import diffusers
+
+    torch.manual_seed(3)
+    transformer = diffusers.SanaTransformer2DModel(
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=2,
+        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16,
+        guidance_embeds=True, qk_norm="rms_norm_across_heads",
+    )  # fmt: skip
+    vae = diffusers.AutoencoderDC(
+        in_channels=3, latent_channels=4, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
+        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock", encoder_qkv_multiscales=((), ()), decoder_qkv_multiscales=((), ()),
+    )  # fmt: skip
+    text = transformers.Gemma2Model(transformers.Gemma2Config(**OF_TEXT, num_hidden_layers=1))
+    diffusers.SanaSprintPipeline(
+        tokenizer=tokenizer_of_words(),
+        text_encoder=text,
+        vae=vae,
+        transformer=moved(transformer),
+        scheduler=diffusers.SCMScheduler(),
+    ).save_pretrained(folder)
+    return ModelSpec("sana", str(folder), "mine", 2, 40, kind="sana", grid=512, classes=1_000)
+
+
+def write_flux(folder: Path) -> ModelSpec:
+    """A tiny FLUX.2-klein: one double-stream and two single-stream layers of 96 neurons, beside 32 channels of attention."""
+    import diffusers
+
+    torch.manual_seed(4)
+    transformer = diffusers.Flux2Transformer2DModel(
+        in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
+    )  # fmt: skip
+    vae = diffusers.AutoencoderKLFlux2(
+        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
+        layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=16,
+    )  # fmt: skip
+    text = transformers.Qwen3ForCausalLM(
+        transformers.Qwen3Config(**OF_TEXT, num_hidden_layers=28, tie_word_embeddings=True)
+    )
+    diffusers.Flux2KleinPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=text, tokenizer=tokenizer_of_words(),
+        transformer=moved(transformer), is_distilled=True,
+    ).save_pretrained(folder)  # fmt: skip
+    return ModelSpec("flux", str(folder), "mine", 3, 96, kind="flux", grid=64, classes=1_000)

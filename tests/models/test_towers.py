@@ -8,12 +8,14 @@ import timm
 import torch
 from open_clip.transformer import QuickGELU
 from safetensors.torch import load_file, save_file
+from timm.models.eva import Eva
 from vision_models import (
     MEAN,
     SHOWN,
     STD,
     TOWER,
     clip_layers,
+    eva_layers,
     numbers,
     quick_gelu,
     timm_layers,
@@ -70,12 +72,23 @@ def test_a_trunk_of_timms_is_read_as_its_equations_have_it(tmp_path):
         np.testing.assert_allclose(m[0], expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
-def test_the_cells_of_timms_eva_come_after_as_many_tokens_as_it_says():
-    """With rotary positions, tables that are no weights: a gated member of EVA-02-CLIP-E's family, without its size."""
-    trunk = timm.create_model("eva02_tiny_patch14_224")
-    assert trunk.num_prefix_tokens == 1 and trunk.patch_embed.grid_size == (16, 16)
-    vision = open_vision(known("EVA02-E-14", "laion2b_s4b_b115k"), "meta")
-    assert (vision.grid, vision.prefix, len(vision.mlps)) == ((16, 16), 1, 64)
+@timm.models.register_model
+def eva_of_the_tests(num_classes, global_pool, **_settings):
+    """EVA-02-CLIP-E's kind of trunk: a norm after each part, GELU without a gate, no bias of keys."""
+    return Eva(
+        img_size=24, patch_size=8, embed_dim=16, depth=2, num_heads=2, mlp_ratio=2.5, use_post_norm=True,
+        num_classes=num_classes, global_pool=global_pool,
+    )  # fmt: skip
+
+
+def test_an_eva_is_read_as_its_equations_have_it(tmp_path):
+    trunk = {"timm_model_name": "eva_of_the_tests", "timm_pool": "token", "timm_proj": None, "image_size": 24}
+    vision = open_vision(write_clip(tmp_path, trunk, neurons=40, custom_text=True))
+    assert (vision.grid, vision.prefix, [mlp.neurons for mlp in vision.mlps]) == ((3, 3), 1, [40, 40])
+    captured, weights = read(vision, PIXELS), under(numbers(vision.model), "trunk.")
+    for image, one in enumerate(normalized(PIXELS)):
+        for m, expected in zip(captured, eva_layers(weights, one), strict=True):
+            np.testing.assert_allclose(m[image], expected, atol=1e-5 * max(1, np.abs(expected).max()))
 
 
 @pytest.mark.parametrize(
@@ -143,6 +156,16 @@ def test_another_size_than_the_towers_is_refused(tmp_path):
         open_vision(write_clip(tmp_path, shown=SHOWN | {"size": [30, 30]}))
 
 
+def test_a_grid_that_is_not_square_or_not_of_its_images_is_refused(tmp_path):
+    with pytest.raises(
+        ModelRefused, match=r"images are of 24 pixels, and its cells a grid of 3 x 4 of 8; only squares"
+    ):
+        open_vision(write_clip(tmp_path, TOWER | {"image_size": [24, 32]}))
+    trunk = {"timm_model_name": "eva_of_the_tests", "timm_pool": "token", "timm_proj": None, "image_size": 32}
+    with pytest.raises(ModelRefused, match=r"images are of 32 pixels, and its cells a grid of 3 x 3 of 8"):
+        open_vision(write_clip(tmp_path, trunk, custom_text=True))
+
+
 def test_a_configuration_that_does_not_say_how_images_are_normalized_is_refused(tmp_path):
     with pytest.raises(ModelRefused, match="not say model_cfg and preprocess_cfg with mean and std"):
         open_vision(write_clip(tmp_path, shown={"size": 24}))
@@ -157,6 +180,9 @@ def test_a_folder_without_its_files_is_refused_by_their_names(tmp_path):
         open_vision(spec)
     (tmp_path / "open_clip_pytorch_model.bin").unlink()
     with pytest.raises(ModelRefused, match=r"there is no open_clip_model.safetensors"):
+        open_vision(spec)
+    (tmp_path / "open_clip_config.json").write_text('{"model_cfg": ')
+    with pytest.raises(ModelRefused, match=r"model clip: .*open_clip_config.json is no whole JSON"):
         open_vision(spec)
     (tmp_path / "open_clip_config.json").unlink()
     with pytest.raises(ModelRefused, match=r"there is no open_clip_config.json"):
@@ -207,8 +233,6 @@ def test_a_spec_of_the_hub_asks_for_the_tags_safetensors(monkeypatch, tmp_path):
         known("EVA02-E-14", "laion2b_s4b_b115k")._replace(revision="abc"),
         ModelSpec("a", "someone/a-clip", "clip", 1, 1, revision="def", kind="open_clip"),
     ):
-        if spec.source.startswith("EVA"):  # 4 thousand million numbers would be drawn first
-            monkeypatch.setattr("rosetta.models.towers.building", lambda device, seed: torch.device("meta"))
         with pytest.raises(OSError, match="no network"):
             open_vision(spec)
     assert asked == [

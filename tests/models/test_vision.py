@@ -267,6 +267,8 @@ def test_a_language_model_is_no_vision_model():
         open_vision(ModelSpec("opt-32x2", "zoo/opt-32x2", "opt", 2, 128))
     with pytest.raises(ValueError, match="float32 or bfloat16"):
         open_vision(ModelSpec("a", "ViT-B-16", "a", 1, 1, kind="open_clip"), dtype=torch.float16)
+    with pytest.raises(ModelRefused, match="model a: a model of kind open_clip is not spread over devices"):
+        open_vision(ModelSpec("a", "ViT-B-16", "a", 1, 1, kind="open_clip"), "spread")
 
 
 def test_the_fingerprint_tells_tags_and_files_in_folders_apart(tmp_path):

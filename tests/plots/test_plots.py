@@ -9,6 +9,7 @@ from rosetta import plots
 from rosetta.laws import theory
 from rosetta.plots import style
 from rosetta.plots.properties import CATEGORIES
+from rosetta.sources import scene
 from rosetta.viewer.page import Context, Member, RosettaNeuron
 
 # Drawn in full, so that a layout that does not fit is a warning too, and each warning an error.
@@ -197,6 +198,7 @@ CASES = {
         {"images", "Rosetta Neurons", "overlap with the set before"},
         ["of this set, in the set before", "Jaccard index"],
     ),
+    "scenes": (lambda: plots.scenes([scene(0), scene(1)]), set(), []),
     "fig24": (lambda: plots.fig24(PIXELS[0], TWO_MAPS), {"activation"}, []),
     "fig14": (lambda: plots.fig14(SEEN), set(), []),
     "fig21": (lambda: plots.fig21(GALLERIES), {"L0/U1", "L0/U2", "L0/U3"}, []),

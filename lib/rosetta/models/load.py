@@ -245,7 +245,7 @@ def fill(spec: ModelSpec, model: torch.nn.Module, tensors: Mapping[str, torch.Te
         "mismatched_keys": [(k, tensors[k].shape, own[k].shape) for k in both if tensors[k].shape != own[k].shape],
     }
     check_weights(spec, type(model).__name__, report)
-    model.load_state_dict(tensors)
+    model.load_state_dict(tensors, assign=True)  # it may have been made without memory for them
 
 
 def check_weights(spec: ModelSpec, architecture: str, report: Mapping) -> None:

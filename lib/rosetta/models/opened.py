@@ -1,13 +1,16 @@
 """A vision model, opened: where its neurons are, which of its tokens are cells, and how it is run."""
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+from accelerate import init_empty_weights
 from torch import Tensor
 
-from rosetta.models.load import ModelRefused, drawn
+from rosetta.models.load import ModelRefused, ModelSpec, drawn
 from rosetta.models.mlps import Mlp
 
 
@@ -46,10 +49,29 @@ class Vision(NamedTuple):
     classes: int | None = None
 
 
+def read_json(spec: ModelSpec, file: Path) -> dict[str, Any]:
+    """A configuration; ModelRefused where it is no JSON, or no object."""
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ModelRefused(f"model {spec.name}: {file} is no whole JSON file: {error}") from error
+    if not isinstance(content, dict):
+        raise ModelRefused(f"model {spec.name}: {file} holds no settings by name")
+    return content
+
+
 @contextmanager
 def building(device: torch.device | str, seed: int | None) -> Iterator[None]:
-    """While open, networks are made: without memory on the ``meta`` device, else on the CPU, drawn from the seed."""
-    with torch.device("meta") if str(device) == "meta" else drawn(seed or 0):
+    """While open, networks are made: on the ``meta`` device without memory, from a seed drawn on the CPU.
+
+    Without a seed their parameters take no memory, nor the time to be drawn, until `load.fill` gives them; what they compute
+    of themselves (tables of positions) is there.
+    """
+    if str(device) == "meta":
+        made = torch.device("meta")
+    else:
+        made = init_empty_weights(include_buffers=False) if seed is None else drawn(seed)
+    with made:
         yield
 
 

@@ -1,7 +1,6 @@
 """OpenCLIP's image towers: its own transformers and timm's."""
 
 import difflib
-import json
 import logging
 from functools import partial
 from pathlib import Path
@@ -21,7 +20,7 @@ from torch import Tensor
 
 from rosetta.models.load import ModelRefused, ModelSpec, check_files, fill
 from rosetta.models.mlps import find_mlps
-from rosetta.models.opened import Vision, building, settled
+from rosetta.models.opened import Vision, building, read_json, settled
 from rosetta.models.preparation import Preparation, prepare
 
 logger = logging.getLogger(__name__)
@@ -38,6 +37,11 @@ def open_tower(spec: ModelSpec, device: torch.device | str, dtype: torch.dtype, 
         tower = _build_vision_tower(config["embed_dim"], config["vision_cfg"], config.get("quick_gelu", False))
     grid, patch, prefix = _cells(spec, tower)
     side = _side(tower.image_size)
+    if grid != (side // patch, side // patch):
+        raise ModelRefused(
+            f"model {spec.name}: its images are of {side} pixels, and its cells a grid of {grid[0]} x {grid[1]} of {patch}; only "
+            "squares are read"
+        )
     for says, size in (("the profile", spec.image_size), ("its preprocess_cfg", shown["size"])):
         if size is not None and _side(size) != side:
             raise ModelRefused(
@@ -67,9 +71,9 @@ def configuration(spec: ModelSpec, weights: bool = True) -> tuple[dict[str, Any]
     """
     if not (Path(spec.location).is_dir() or "/" in spec.source):
         return _known(spec, weights)
-    content = json.loads(_file(spec, HF_CONFIG_NAME).read_text(encoding="utf-8"))
+    content = read_json(spec, _file(spec, HF_CONFIG_NAME))
     config, shown = content.get("model_cfg"), content.get("preprocess_cfg", {})
-    if not config or not {"mean", "std"} <= shown.keys():
+    if not config or not {"embed_dim", "vision_cfg"} <= config.keys() or not {"mean", "std"} <= shown.keys():
         raise ModelRefused(
             f"model {spec.name}: {HF_CONFIG_NAME} in {spec.location} does not say model_cfg and preprocess_cfg with mean and "
             "std; how images are normalized is not guessed"

@@ -5,7 +5,7 @@ from functools import partial
 import torch
 import transformers
 
-from rosetta.models.load import Device, ModelRefused, ModelSpec, check_precision, load, load_untrained
+from rosetta.models.load import SPREAD, Device, ModelRefused, ModelSpec, check_precision, load, load_untrained
 from rosetta.models.mlps import find_mlps
 from rosetta.models.opened import Vision, building, cells_of
 from rosetta.models.preparation import Preparation, prepare
@@ -59,8 +59,14 @@ def open_vision(
         from rosetta.models.generators.pipelines import open_sana as opened
     elif spec.kind == "flux":
         from rosetta.models.generators.pipelines import open_flux as opened
+    elif spec.kind == "onestep":
+        from rosetta.models.generators.renderer import open_onestep as opened
     else:
         raise ModelRefused(f"model {spec.name}: a model of kind {spec.kind} neither reads nor makes images")
+    if device == SPREAD or isinstance(device, dict):
+        raise ModelRefused(
+            f"model {spec.name}: a model of kind {spec.kind} is not spread over devices; give it one, as cuda:0"
+        )
     return opened(spec, torch.device(device), dtype, seed, **protocol)
 
 
@@ -77,13 +83,14 @@ def describe_vision(
         For tables; by default the last part of the source.
     """
     spec = ModelSpec(name or source.rstrip("/").rpartition("/")[2], source, family, 0, 0, kind=kind, tag=tag, **more)
-    mlps = open_vision(spec, "meta").mlps
-    widths = {mlp.neurons for mlp in mlps}
+    vision = open_vision(spec, "meta")
+    widths = {mlp.neurons for mlp in vision.mlps}
     if len(widths) > 1:
         raise ModelRefused(
             f"model {spec.name}: its layers have {sorted(widths)} neurons; only layers of one width are counted"
         )
-    return spec._replace(layers=len(mlps), mlp_width=widths.pop())
+    size = {"layers": len(vision.mlps), "mlp_width": widths.pop(), "grid": vision.grid[0], "classes": vision.classes}
+    return spec._replace(**size)
 
 
 def _open_encoder(spec: ModelSpec, device: Device, dtype: torch.dtype, seed: int | None) -> Vision:

@@ -96,7 +96,7 @@ def fig07(table: pd.DataFrame, populations: Sequence[str] = ("Rosetta",)) -> Fig
 
 
 def fig31(depths: pd.DataFrame) -> Figure:
-    """Figure 31: where Rosetta Neurons lie: their share in each bin of normalized depth, a row a model.
+    """Figures 31 and 32: where Rosetta Neurons lie: their share in each bin of normalized depth, a row a model.
 
     Parameters
     ----------

@@ -58,7 +58,8 @@ class Images(Section):
 
     ``count`` images each pair: generated ones, as many of each class, for a generator with an encoder; ``real`` ones for two
     encoders. A generator's i-th image follows from its weights, ``seed`` and i alone. ``grid``: the canonical grid is
-    the larger of both models' (Appendix B), or the first's. ``permuted`` images for the permuted null (null: all).
+    the larger of both models' (Appendix B), or the first's. Untrained, an encoder sees what
+    the untrained generator makes, its ``own``, or what the ``trained`` one made: some make grey only. ``permuted`` images for the permuted null (null: all).
     ``rank``: an example's strength is the mean over its cells, as the judge of H.1 has it, or the peak.
     """
 
@@ -66,6 +67,7 @@ class Images(Section):
     count: TwoOrMore
     seed: Natural
     grid: Annotated[Literal["larger", "first"], Words("larger or first")] = "larger"
+    untrained: Annotated[Literal["own", "trained"], Words("own or trained")] = "own"
     permuted: Limit
     rank: Annotated[Literal["mean", "peak"], Words("mean or peak")] = "mean"
     pair: Pair

@@ -82,9 +82,12 @@ class Profile(Settings):
         """The pair that stands for all where one is shown: that of the section on positions."""
         return self.positions.pair
 
-    def family_points(self, family: str) -> list[tuple[str, tuple[str, ...]]]:
-        """(model, pair) along the curve that defines a family's Rosetta Neurons: what Figures 6, 7 and 28 to 31 go by."""
-        pairs = self.curves[self.properties.rosetta[family]]
+    def family_points(self, family: str, curve: str | None = None) -> list[tuple[str, tuple[str, ...]]]:
+        """(model, pair) along the curve that defines a family's Rosetta Neurons: what Figures 6, 7 and 28 to 32 go by.
+
+        By default it is that of `properties.rosetta`.
+        """
+        pairs = self.curves[curve or self.properties.rosetta[family]]
         return [(name, pair) for pair in pairs for name in pair if self.models[name].family == family]
 
     def point(self, name: str) -> tuple[str, ...]:

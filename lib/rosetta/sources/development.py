@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors.numpy import load_file, save_file
 
 from rosetta.results import write_whole
 
@@ -26,7 +27,7 @@ GRAIN = 0.05
 MIDDLE, SPREAD = 128, 24
 #: What models subtract and divide by, of pixels from 0 to 1.
 MEAN, STD = MIDDLE / 255, SPREAD / 255
-WHITENING = Path(__file__).with_name("whitening.npz")
+WHITENING = Path(__file__).with_name("whitening.safetensors")
 _BITS = 16  # the whitening's whole numbers are 2^16 times as large
 _SIXTEENTHS = 16  # of a grey level: what grain and the mean patch are counted in
 
@@ -92,8 +93,8 @@ def joined(patches):
 @cache
 def _whitening() -> tuple[np.ndarray, np.ndarray]:
     """int64 [192, 192] and [192]: the fixed matrix, and the mean patch in sixteenths of a grey level."""
-    with np.load(WHITENING, allow_pickle=False) as file:
-        return file["matrix"].astype(np.int64), file["mean"].astype(np.int64)
+    tensors = load_file(WHITENING)
+    return tensors["matrix"].astype(np.int64), tensors["mean"].astype(np.int64)
 
 
 def whitening_of(drawn: np.ndarray, grain: float) -> tuple[np.ndarray, np.ndarray]:
@@ -118,9 +119,4 @@ def write_whitening(drawn: np.ndarray, path: Path = WHITENING) -> None:
         "matrix": np.rint(matrix * (2**_BITS * SPREAD / _SIXTEENTHS)).astype(np.int32),
         "mean": np.rint(mean * _SIXTEENTHS).astype(np.int32),
     }
-
-    def write(temporary: Path) -> None:
-        with open(temporary, "wb") as file:
-            np.savez(file, **whole)
-
-    write_whole(path, write)
+    write_whole(path, lambda temporary: save_file(whole, temporary))

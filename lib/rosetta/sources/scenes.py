@@ -103,9 +103,9 @@ class Row:
             yield Picture(one.pixels, f"scenes-{self.seed}#{index}", one.label, one.caption)
 
 
-def drawn(index: int, seed: int = 0) -> tuple[np.ndarray, str, int, np.ndarray]:
+def drawn(index: int, seed: int = 0, label: int | None = None) -> tuple[np.ndarray, str, int, np.ndarray]:
     """What training needs of a scene: its `drawn` pixels, caption, label and code. Grain is drawn anew each time."""
-    plan, _ = _planned(index, seed, None)
+    plan, _ = _planned(index, seed, label)
     return painted(plan)[0], _caption(plan), plan.objects[0].shape, _code(plan)
 
 

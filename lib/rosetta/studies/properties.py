@@ -304,10 +304,13 @@ def firing(study: Study, family: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def depths(study: Study, family: str) -> pd.DataFrame:
-    """Figure 31: the share of a family's Rosetta Neurons in each bin of depth, a row a model, a column a bin."""
+def depths(study: Study, family: str, curve: str | None = None) -> pd.DataFrame:
+    """Figures 31 and 32: the share of a family's Rosetta Neurons in each bin of depth, a row a model, a column a bin.
+
+    `curve` defines them, by default that of the profile's ``properties.rosetta``.
+    """
     rows, bins = {}, study.profile.properties.depth_bins
-    for name, pair in study.profile.family_points(family):
+    for name, pair in study.profile.family_points(family, curve):
         layers = rosetta_neurons(study, name, pair).get_level_values("layer")
         rows[name] = specialization.depth_histogram(layers, study.profile.models[name].layers, bins)
     return pd.DataFrame(rows).T

@@ -144,14 +144,17 @@ class Shown:
     ) -> AlignedBatches:
         """Aligned batches of two models over the profile's text or images, up to an amount of it.
 
-        An encoder sees the kept pictures of a trained generator, and what an untrained one makes.
+        An encoder sees the kept pictures of a trained generator; an untrained one what the untrained generator makes, or
+        the same, as the profile says.
         """
         a, b = (self.reader(name, untrained_seed) for name in pair)
         how = {}
         if self.profile.modality(pair) == "images":
             how = {"grid": self.profile.images.grid}
-            if isinstance(a, Generator) and untrained_seed is None:
-                how["shown"] = self.made_by(a.name, amount or self.amount(pair), lambda: a)
+            if isinstance(a, Generator) and (untrained_seed is None or self.profile.images.untrained == "trained"):
+                how["shown"] = self.made_by(
+                    a.name, amount or self.amount(pair), (lambda: a) if untrained_seed is None else None
+                )
         return AlignedBatches(a, b, self.pieces(pair, amount), self.per_batch(pair), **how)
 
     def pieces(self, pair: tuple[str, str], amount: int | None = None) -> Iterable:
@@ -322,7 +325,8 @@ class Shown:
             shown = {"generated": images.seed}
         else:
             shown = {"real": images.real | ({"scenes": scenes.digest()} if images.real["kind"] == "scenes" else {})}
-        return shown | {"count": images.count, "grid": images.grid, "images_per_batch": self.per_batch(names)}
+        same_names = ("count", "grid", "untrained")
+        return shown | {key: getattr(images, key) for key in same_names} | {"images_per_batch": self.per_batch(names)}
 
 
 def _of_family(name: str, seed: int) -> int:

@@ -1,6 +1,5 @@
 """pMF opened and run: its configuration, its checkpoint, and its one step."""
 
-import json
 import pickle
 import re
 from pathlib import Path
@@ -14,7 +13,7 @@ from torch import Tensor
 from rosetta.models.generators.pmf import PixelMeanFlow
 from rosetta.models.load import ModelRefused, ModelSpec, check_files, fill
 from rosetta.models.mlps import Mlp
-from rosetta.models.opened import Vision, building, cells_of, check_labels, noise, pictures, settled
+from rosetta.models.opened import Vision, building, cells_of, check_labels, noise, pictures, read_json, settled
 
 
 class Flow(NamedTuple):
@@ -119,12 +118,14 @@ def _flow(spec: ModelSpec) -> Flow:
         raise ModelRefused(
             f"model {spec.name}: there is no {file}, and its tag is {spec.tag!r}, not one of {', '.join(PUBLISHED)}"
         )
-    content = json.loads(file.read_text(encoding="utf-8"))
+    content = read_json(spec, file)
     keys = set(content) - {"model_type"}
     if wrong := keys ^ set(Flow._fields):
         raise ModelRefused(
             f"model {spec.name}: {file} lacks or has too much: {', '.join(sorted(wrong))}; its keys are {', '.join(Flow._fields)}"
         )
+    if wrong := [key for key in Flow._fields if not isinstance(content[key], int | float)]:
+        raise ModelRefused(f"model {spec.name}: {file}: {', '.join(wrong)} must be numbers")
     return Flow(**{key: content[key] for key in Flow._fields})
 
 

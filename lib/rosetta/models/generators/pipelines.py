@@ -1,6 +1,6 @@
 """Sana-Sprint and FLUX.2-klein, through diffusers, which is imported here alone and only where one of them is opened."""
 
-import json
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -14,7 +14,7 @@ from torch import Tensor
 from rosetta.models.generators.prompts import class_names, longest_alias, prompt
 from rosetta.models.load import ModelRefused, ModelSpec, check_files, check_weights
 from rosetta.models.mlps import Mlp
-from rosetta.models.opened import Vision, building, cells_of, check_labels, pictures, settled
+from rosetta.models.opened import Vision, building, cells_of, check_labels, pictures, read_json, settled
 
 
 def open_sana(
@@ -146,8 +146,8 @@ def _blocks(network: torch.nn.Module, name: str) -> list[tuple[str, torch.nn.Mod
 def _opened(
     spec: ModelSpec, diffusers: ModuleType, name: str, device: torch.device, dtype: torch.dtype, seed: int | None
 ) -> Any:
-    """A pipeline of diffusers' whose networks were read strictly; on the ``meta`` device its transformer alone."""
-    index = json.loads(_index(spec).read_text(encoding="utf-8"))
+    """A pipeline whose networks were read strictly; on the ``meta`` device its transformer and autoencoder without weights."""
+    index = read_json(spec, _index(spec))
     if index.get("_class_name") != name:
         raise ModelRefused(f"model {spec.name}: {spec.location} is a {index.get('_class_name')}, not a {name}")
     networks = [part for part in ("transformer", "vae", "text_encoder") if part in index]
@@ -157,7 +157,8 @@ def _opened(
     if device.type == "meta":
         with building(device, seed):
             parts = {part: _from_config(spec, classes[part], part) for part in ("transformer", "vae")}
-        absent = dict.fromkeys(set(_parts(getattr(diffusers, name))) - set(parts))
+        needed = inspect.signature(getattr(diffusers, name)).parameters.values()
+        absent = {part.name: None for part in needed if part.default is part.empty and part.name not in parts}
         return getattr(diffusers, name)(**parts, **absent)
     parts = {
         part: _loaded(spec, classes[part], part, dtype) for part in networks if part != "transformer" or seed is None
@@ -166,15 +167,9 @@ def _opened(
         with building(device, seed):
             parts["transformer"] = _from_config(spec, classes["transformer"], "transformer")
     parts = {part: settled(network, device, dtype) for part, network in parts.items()}
-    pipeline = getattr(diffusers, name).from_pretrained(
-        spec.location, revision=spec.revision, torch_dtype=dtype, **parts
-    )
+    pipeline = getattr(diffusers, name).from_pretrained(spec.location, revision=spec.revision, dtype=dtype, **parts)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def _parts(pipeline: type) -> list[str]:
-    return sorted(pipeline._get_signature_keys(pipeline)[0])
 
 
 def _index(spec: ModelSpec) -> Path:
@@ -194,7 +189,7 @@ def _loaded(spec: ModelSpec, network: type, part: str, dtype: torch.dtype) -> to
     """One of a pipeline's networks, with all its weights and no others."""
     check_files(spec, Path(spec.location) / part)
     model, report = network.from_pretrained(
-        spec.location, subfolder=part, revision=spec.revision, torch_dtype=dtype, use_safetensors=True,
+        spec.location, subfolder=part, revision=spec.revision, dtype=dtype, use_safetensors=True,
         output_loading_info=True, ignore_mismatched_sizes=True,
     )  # fmt: skip
     check_weights(spec, network.__name__, report)

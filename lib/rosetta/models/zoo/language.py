@@ -1,22 +1,15 @@
-"""Train and load the embedded models: four small families, trained independently on the environment corpus.
+"""The embedded language models: four small families, trained independently on the environment corpus.
 
 "Independently" means what it means in the paper: each family has its own architecture, its own tokenizer trained on
 its own sample, its own initialization, its own mix of the corpus and its own data order. Within a family every size
 reads the same tokens in the same order.
-
-``python -m rosetta.models.zoo`` trains what is missing. It logs to, checkpoints in and resumes from ``zoo/.training``.
 """
 
-import argparse
 import json
 import logging
 import math
-import os
-import time
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from itertools import islice
-from multiprocessing import get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,12 +17,11 @@ import numpy as np
 import tokenizers
 import torch
 import transformers
-from safetensors import safe_open
-from safetensors.torch import save_file
 from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 
 from rosetta.models.likelihood import next_token_nats, text_nats
 from rosetta.models.load import from_config, token_ids
+from rosetta.models.zoo.training import Task, fit, side_by_side, warmup_cosine
 from rosetta.results import write_json, write_whole
 from rosetta.sources.document import Document, interleave
 from rosetta.sources.environment import ENVIRONMENT_SHARES, environment_documents, write_manifest
@@ -42,8 +34,6 @@ LARGEST = (192, 6)
 SEQUENCES_PER_STEP = 16
 TOKENS = 5_000_000
 TOKENIZER_BYTES = 4_000_000
-CHECKPOINT_SECONDS = 60
-MOMENTS = ("exp_avg", "exp_avg_sq")  # AdamW's names for what it remembers of each weight
 #: Bytes of held-out text on which every model of every family is scored.
 HELDOUT_BYTES = 500_000
 
@@ -197,10 +187,7 @@ def prepare_family(family: str, tokens: int, folder: Path, documents: list[Docum
 
 def learning_rate(step: int, steps: int, width: int) -> float:
     """8e-3 at width 64 and in inverse proportion to the width; 5% linear warm-up, then a cosine to zero."""
-    peak, warmup = 8e-3 * 64 / width, max(1, steps // 20)
-    if step < warmup:
-        return peak * (step + 1) / warmup
-    return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+    return warmup_cosine(step, steps, 8e-3 * 64 / width)
 
 
 def train(name: str, tokens: int, folder: Path, device: str = "cpu", stop_after: int | None = None) -> torch.nn.Module:
@@ -213,7 +200,7 @@ def train(name: str, tokens: int, folder: Path, device: str = "cpu", stop_after:
     tokens : int
         Budget; each token is read once.
     folder : Path
-        Where `prepare_family` wrote; the checkpoint and the log (one JSON line each 50 steps) go there too.
+        Where `prepare_family` wrote; the checkpoint and the log go there too.
     device : str
     stop_after : int, optional
         Save a checkpoint and return after this step (used to test resumption).
@@ -225,57 +212,18 @@ def train(name: str, tokens: int, folder: Path, device: str = "cpu", stop_after:
     steps = len(order) // SEQUENCES_PER_STEP
     # Sizes of a family differ in their initial values as well as in shape, as separately trained models do.
     model = untrained(name, seed=FAMILIES[family].seed + width).to(device)
-    decayed = {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": 0.1}
-    plain = {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW([decayed, plain], lr=0.0, betas=(0.9, 0.95), fused=True)
-    checkpoint, log = folder / f"{name}-{tokens}.safetensors", folder / f"{name}-{tokens}.jsonl"
-    first = _restore(checkpoint, model, optimizer)
-    model.train()
-    saved, began = time.monotonic(), time.monotonic()
-    for step in range(first, steps):
+
+    def loss(step: int) -> tuple[torch.Tensor, dict]:
         batch = blocks[order[step * SEQUENCES_PER_STEP : (step + 1) * SEQUENCES_PER_STEP]]
-        ids = torch.from_numpy(batch.astype(np.int64)).to(device)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, steps, width)
-        loss = next_token_nats(model, ids).mean()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad()
-        done = step + 1
-        if done % 50 == 0 or done == steps:
-            rate = (done - first) * batch.size / (time.monotonic() - began)
-            line = {"step": done, "of": steps, "nats_per_token": round(loss.item(), 4), "tokens_per_s": round(rate)}
-            with log.open("a") as file:
-                print(json.dumps(line), file=file)
-        if time.monotonic() - saved > CHECKPOINT_SECONDS or done in (steps, stop_after):
-            _save(checkpoint, model, optimizer, done)
-            saved = time.monotonic()
-        if done == stop_after:
-            break
+        nats = next_token_nats(model, torch.from_numpy(batch.astype(np.int64)).to(device)).mean()
+        return nats, {"nats_per_token": nats}
+
+    fit(
+        Task(model, loss), steps, lambda step: learning_rate(step, steps, width), weight_decay=0.1,
+        checkpoint=folder / f"{name}-{tokens}.safetensors", counted=("tokens", SEQUENCES_PER_STEP * CONTEXT),
+        stop_after=stop_after,
+    )  # fmt: skip
     return model
-
-
-def _save(path: Path, model, optimizer, step: int) -> None:
-    """Weights and both AdamW moments as one safetensors file."""
-    tensors = {}
-    for name, parameter in model.named_parameters():
-        tensors[f"weight/{name}"] = parameter.detach().contiguous()
-        tensors |= {f"{key}/{name}": optimizer.state[parameter][key].contiguous() for key in MOMENTS}
-    write_whole(path, lambda temporary: save_file(tensors, temporary, metadata={"step": str(step)}))
-
-
-def _restore(path: Path, model, optimizer) -> int:
-    """Load a checkpoint into the model and its optimizer; the number of steps done, 0 where there is none."""
-    if not path.exists():
-        return 0
-    with safe_open(path, "pt") as file:
-        step = int(file.metadata()["step"])
-        for name, parameter in model.named_parameters():
-            parameter.data.copy_(file.get_tensor(f"weight/{name}"))
-            moments = {key: file.get_tensor(f"{key}/{name}").to(parameter.device) for key in MOMENTS}
-            optimizer.state[parameter] = {"step": torch.tensor(float(step)), **moments}
-    return step
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -297,7 +245,7 @@ def bits_per_byte(model, tokenizer, documents: list[Document], context: int = CO
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# The command
+# All of them
 
 
 def finish(name: str, model, tokens: int, folder: Path, zoo: Path) -> dict:
@@ -318,12 +266,8 @@ def finish(name: str, model, tokens: int, folder: Path, zoo: Path) -> dict:
     return card
 
 
-def _work(name: str, tokens: int, folder: Path, zoo: Path, device: str) -> dict:
-    return finish(name, train(name, tokens, folder, device), tokens, folder, zoo)
-
-
-def train_all(zoo: Path, tokens: int, jobs: int, wanted: list[str]) -> None:
-    """Train every wanted model that has no card yet, the smallest first, `jobs` at a time; then write models.json."""
+def train_all(zoo: Path, wanted: list[str], tokens: int, jobs: int) -> None:
+    """Train every wanted model that has no card yet, the smallest first, `jobs` at a time."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = zoo / ".training"
     todo = [name for name in wanted if not (zoo / name / "card.json").exists()]
@@ -334,26 +278,11 @@ def train_all(zoo: Path, tokens: int, jobs: int, wanted: list[str]) -> None:
     for family in missing:
         logger.info("tokenizing for %s", family)
         prepare_family(family, tokens, folder, documents)
-    threads = max(1, (os.cpu_count() or 1) // jobs)
-    with ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (threads,)) as pool:
-        for future in as_completed([pool.submit(_work, name, tokens, folder, zoo, device) for name in todo]):
-            card = future.result()
-            logger.info("%s: %.4f bits per byte", card["name"], card["heldout_bits_per_byte"])
-    cards = [json.loads((zoo / n / "card.json").read_text()) for n in names() if (zoo / n / "card.json").exists()]
-    write_json(zoo / "models.json", cards)
-    write_manifest(zoo / "corpus.json")
+    for card in side_by_side(_work, [(name, tokens, folder, zoo, device) for name in todo], jobs):
+        logger.info("%s: %.4f bits per byte", card["name"], card["heldout_bits_per_byte"])
+    if todo:
+        write_manifest(zoo / "corpus.json")
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--zoo", type=Path, default=Path("zoo"), help="where the models go (default: zoo)")
-    parser.add_argument("--tokens", type=int, default=TOKENS, help="budget per model (default: %(default)s)")
-    parser.add_argument("--jobs", type=int, default=os.cpu_count(), help="models trained side by side")
-    parser.add_argument("--models", nargs="*", default=names(), help="which ones (default: all)")
-    arguments = parser.parse_args()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    train_all(arguments.zoo, arguments.tokens, arguments.jobs, arguments.models)
-
-
-if __name__ == "__main__":
-    main()
+def _work(name: str, tokens: int, folder: Path, zoo: Path, device: str) -> dict:
+    return finish(name, train(name, tokens, folder, device), tokens, folder, zoo)
