@@ -1,4 +1,4 @@
-"""One papermill run per notebook, and one run of 02_matching per point of the curves (Table 2).
+"""One papermill run per notebook, and one run of 02_matching per point of the curves (Tables 2 and 3).
 
     snakemake -n                                                            what would run, micro profile
     snakemake --cores 2 --config profile=small                              pairs side by side
@@ -48,6 +48,7 @@ onstart:
 
 wildcard_constraints:
     point="[^/]+",
+    generator="[^/]+",
 
 
 rule all:
@@ -72,6 +73,16 @@ def pairs_first(wildcards):
     return matched(pair for pair in STUDY.pairs_of(point) if pair != point)
 
 
+def pictures_of(names):
+    """What says that the pictures of those of some models that make any are kept."""
+    return [f"{OUT}/images/{name}/made" for name in names if STUDY.models[name].generates]
+
+
+def pictures_first(wildcards):
+    """A generator's pictures are made once, before any encoder is shown them."""
+    return pictures_of(POINTS[wildcards.point])
+
+
 def shards_first(wildcards):
     """Where positions are shared out over jobs, a pair's MatchTables are made before its notebook, which finds them there."""
     return tables_of(POINTS[wildcards.point]) if STUDY.shards > 1 else []
@@ -92,7 +103,7 @@ def weights(wildcards):
     """The files of a point's models, where they are on this machine. Of the jobs that are ready, those with the largest
     inputs run first, so no large pair is left to run alone at the end."""
     sources = [STUDY.models[name].source for name in POINTS[wildcards.point]]
-    return [file for source in sources for file in sorted(glob(f"{source}/*.safetensors"))]
+    return [file for source in sources for file in sorted(glob(f"{source}/**/*.safetensors", recursive=True))]
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -122,6 +133,11 @@ def largest(of):
     return max(of([name]) for name in STUDY.models)
 
 
+#: Whose images notebook 01 shows on two grids, and the pairs of the sweeps of notebook 03.
+SHOWN = STUDY.images.pair if STUDY.images else ()
+SWEPT = [STUDY.token_sweep.pair] + ([STUDY.images.sweep.pair, STUDY.images.sweep.encoders] if STUDY.images else [])
+
+
 # What a notebook is made from: a change of the library or the profile runs it again, and what it kept is
 # computed again only where that change matters to it.
 LIBRARY = [*sorted(glob("lib/rosetta/**/*.py", recursive=True)), STUDY.path]
@@ -129,6 +145,7 @@ LIBRARY = [*sorted(glob("lib/rosetta/**/*.py", recursive=True)), STUDY.path]
 
 rule alignment:
     input:
+        pictures_of(SHOWN),
         notebook="notebooks/01_alignment.ipynb",
         library=LIBRARY,
     output:
@@ -138,13 +155,35 @@ rule alignment:
     params:
         benchmark=f"{OUT}/benchmarks/01_alignment.tsv",
     priority: 10
+    resources:
+        mem_mb=lambda wildcards: memory(SHOWN),
+        gpu=gpus(SHOWN),
     shell:
         PAPERMILL + TO_LOG
+
+
+rule pictures:
+    input:
+        library=LIBRARY,
+    output:
+        touch(f"{OUT}/images/{{generator}}/made"),
+    log:
+        f"{OUT}/logs/pictures/{{generator}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/pictures/{{generator}}.tsv"
+    priority: 11  # much waits for them
+    resources:
+        mem_mb=lambda wildcards: memory([wildcards.generator]),
+        gpu=lambda wildcards: gpus([wildcards.generator]),
+    shell:
+        KEEP_MEMORY + "OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.studies.pictures {PROFILE:q} {RESULTS:q} "
+        "{wildcards.generator:q}" + TO_LOG
 
 
 rule matching:
     input:
         pairs_first,
+        pictures_first,
         shards_first,
         weights,
         notebook="notebooks/02_matching.ipynb",
@@ -165,6 +204,7 @@ rule matching:
 
 rule scaling:
     input:
+        pictures_of(name for pair in SWEPT for name in pair),
         expand(f"{OUT}/notebooks/02_matching/{{point}}.ipynb", point=POINTS),
         notebook="notebooks/03_scaling.ipynb",
         library=LIBRARY,
@@ -177,8 +217,8 @@ rule scaling:
     priority: 5
     threads: HALF
     resources:
-        mem_mb=lambda wildcards: memory(STUDY.token_sweep.pair),
-        gpu=gpus(STUDY.token_sweep.pair),
+        mem_mb=lambda wildcards: max(map(memory, SWEPT)),
+        gpu=max(map(gpus, SWEPT)),
     shell:
         PAPERMILL + TO_LOG
 

@@ -32,6 +32,12 @@ wildcard_constraints:
     tables="|".join(map(re.escape, TODO)) or "none",
 
 
+def of_modality(modality):
+    """The names, as a pattern, of the tables of text or of images."""
+    pairs = STUDY.of(modality)[1]
+    return "|".join(re.escape(name) for name in TODO if TABLES[name][:2] in map(list, pairs)) or "none"
+
+
 def tables_of(point):
     """The MatchTables of a pair, trained and untrained; none of a point of more models, which has none of its own."""
     return [f"{OUT}/matches/{name}.parquet" for name, (a, b, *_) in TABLES.items() if (a, b) == point]
@@ -50,7 +56,16 @@ def all_of(name):
     return lambda wildcards: gather.shards(f"{SHARDS}/{name}.{{scatteritem}}.safetensors", tables=wildcards.tables)
 
 
+def pictures_before(wildcards):
+    """A trained generator's pictures; an untrained one's are made anew, and none is kept. Once they are there, newer ones
+    are no reason to make again what was made of them: `stale` looks for that."""
+    a, b, *untrained = TABLES[wildcards.tables]
+    return [] if untrained else [ancient(made) for made in pictures_of([a, b])]
+
+
 rule screen:
+    input:
+        pictures_before,
     output:
         temp(f"{SHARDS}/screen.{{scatteritem}}.safetensors"),
     log:
@@ -99,7 +114,7 @@ rule verify:
         SHARE + "--after {input:q} --shard {wildcards.scatteritem} --to {output:q}" + TO_LOG
 
 
-rule matched:
+rule matched:  # of text, over all positions and over thinned ones
     input:
         screened=f"{SHARDS}/screened.safetensors",
         verified=all_of("verify"),
@@ -112,8 +127,17 @@ rule matched:
         f"{OUT}/benchmarks/shards/{{tables}}/matched.tsv"
     params:
         who=who,
+    wildcard_constraints:
+        tables=of_modality("text"),
     resources:
         mem_mb=lambda wildcards: memory(models_of(wildcards)),
         gpu=lambda wildcards: gpus(models_of(wildcards)),
     shell:
         SHARE + "--after {input.screened:q} --join {input.verified:q}" + TO_LOG
+
+
+use rule matched as matched_images with:
+    output:
+        f"{MATCHES}.parquet",
+    wildcard_constraints:
+        tables=of_modality("images"),

@@ -78,11 +78,11 @@ def test_filtering_by_hand(paper, micro):
 
 def test_figure_33_is_read_off_where_the_memory_holds_the_table(micro, paper):
     pair, budgets = micro.token_sweep.pair, sorted(micro.token_sweep.tokens)
-    ((tokens, whole),) = rest.sweep(micro, H200)
+    ((tokens, whole),) = rest.sweep(micro, H200, pair, budgets)
     assert tokens == budgets[-1] and whole.readings == 1
     n_a, n_b = (micro.models[name].neurons for name in pair)
     assert sum(stage.search for stage in whole.stages) == len(budgets) * n_a * n_b
-    anew = rest.sweep(paper, H200)
+    anew = rest.sweep(paper, H200, paper.token_sweep.pair, paper.token_sweep.tokens)
     assert [tokens for tokens, _ in anew] == sorted(paper.token_sweep.tokens)
     assert all(found.memory <= paper.memory_gb * GIB for _, found in anew)
 
@@ -92,4 +92,35 @@ def test_what_lies_on_disk_by_hand(micro):
     assert found["checkpoints"] == sum(2 * size(spec).parameters for spec in micro.models.values())
     names = rest.contexts_models(micro)
     rows = micro.contexts.n * sum(micro.models[name].neurons for name in names)
+    assert found["pictures"] == 5 * 3_000 * 64 * 64 * 3  # of five generators as many as Figure 34 asks for
     assert found["contexts"] == 64 * rows + 4 * micro.contexts.tokens * len(names)
+
+
+def test_figures_34_and_35_by_hand(micro):
+    table = rest.others(micro, H200)
+    sweep = micro.images.sweep
+    of_34 = table[table["what"].str.startswith("Figure 34, 8 budgets to 3,000 images, exact")].iloc[0]
+    of_35 = table[table["what"].str.startswith("Figure 35")].iloc[0]
+    assert of_34.run == " + ".join(sweep.pair) and of_35.run == " + ".join(sweep.encoders)
+    assert (of_34.images, of_34.tokens, of_35.images) == (3_000, 0, 6_000)  # the last of real and of generated ones
+    n_a, n_b = (micro.models[name].neurons for name in sweep.pair)
+    read = sum(size(micro.models[name]).seeing(3_000, 64, 4).float32 for name in sweep.pair)
+    assert of_34.flop == pytest.approx(read + 2 * n_a * n_b * 3_000 * 64)
+
+
+def test_every_generator_makes_its_pictures_once(paper, micro):
+    table = rest.others(paper, H200)
+    pictures = table[table["what"] == "its pictures"]
+    assert list(pictures["run"]) == ["pmf-b", "pmf-l", "pmf-h", "sana-1.6b", "flux.2-klein-4b"]
+    assert set(pictures["images"]) == {50_000} and set(rest.generators(micro).values()) == {3_000}
+    assert rest.disk(paper)["pictures"] == 5 * 50_000 * 256 * 256 * 3
+    encoders = table.loc[table["what"] == "strongest images", "run"]
+    assert encoders.is_unique and len(encoders) == 13
+
+
+def test_of_text_alone_no_images_are_planned(micro):
+    curves, _ = micro.of("text")
+    stated = {curve: points for curve, points in micro.stated.items() if curve in curves}
+    text = micro.model_copy(update={"images": None, "stated": stated})
+    assert rest.generators(text) == {} and rest.disk(text)["pictures"] == 0
+    assert rest.others(text, H200)["images"].sum() == 0

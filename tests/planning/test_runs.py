@@ -9,14 +9,19 @@ import pytest
 import torch
 
 from rosetta.matching import cost
+from rosetta.matching.batches import AlignedBatches
+from rosetta.matching.generated import wishes
+from rosetta.matching.images import Generator, ImageReader
 from rosetta.matching.mutual import match_batches, match_thinned
 from rosetta.matching.rates import GIB, calibrated
 from rosetta.matching.texts import Reader
-from rosetta.models.load import describe
+from rosetta.models.load import ROOT, describe
 from rosetta.planning.nodes import Node
 from rosetta.planning.runs import candidates, draws, held_bytes, matchings, positions, reading, stages
 from rosetta.planning.sizes import size
 from rosetta.profiles import load
+from rosetta.sources.pictures import First
+from rosetta.sources.scenes import Row
 
 PAIR = ("pythia-96x5", "gpt2-96x5")
 
@@ -34,8 +39,10 @@ def micro():
 def test_every_pair_is_planned_in_its_variants(micro):
     table = matchings(micro, Node.named("H200"))
     assert list(table["run"].unique()) == [" + ".join(pair) for pair in micro.pairs]
-    assert list(table["variant"]) == ["trained", "untrained", "permuted"] * len(micro.pairs)
-    assert list(table["draws"][:3]) == [1, 3, 3]
+    of_text = ["trained", "untrained", "permuted"]
+    expected = [of_text + ["whole images"] * (pair in micro.of("images")[1]) for pair in micro.pairs]
+    assert list(table["variant"]) == [variant for variants in expected for variant in variants]
+    assert list(table["draws"][:3]) == [1, 3, 3] and list(table["draws"][-4:]) == [1, 3, 3, 3]
 
 
 def test_a_null_over_fewer_positions_has_the_aligned_count_beside_it(paper):
@@ -43,6 +50,11 @@ def test_a_null_over_fewer_positions_has_the_aligned_count_beside_it(paper):
     assert list(table["variant"][:4]) == ["trained", "untrained", "permuted", "same positions"]
     assert list(table["positions"][:4]) == [paper.tokens] * 2 + [paper.nulls.permuted_tokens] * 2
     assert list(table["draws"][:4]) == [1, 3, 3, 1]
+    of_images = table[table["run"] == "sana-1.6b + pixio-1b"]
+    assert list(of_images["variant"]) == ["trained", "untrained", "permuted", "whole images", "same positions"]
+    cells = 32 * 32  # the larger grid
+    assert list(of_images["positions"]) == [50_000 * cells] * 2 + [paper.images.permuted * cells] * 3
+    assert list(of_images["draws"]) == [1, 3, 3, 3, 1]
 
 
 def test_a_run_by_hand(micro):
@@ -75,9 +87,34 @@ def test_what_is_matched_over_the_same_positions_shares_a_reading_where_memory_h
     assert of_tight.stages[0].float32 == of_tight.readings * once
 
 
+def test_a_run_of_images_by_hand(micro):
+    """No thinned twin; positions are the canonical grid's cells, whatever the encoder's."""
+    pair = ("onestep-128x6", "openclip-128x6")
+    n_a, n_b = (micro.models[name].neurons for name in pair)
+    found = candidates(micro, pair, "trained")["exact"]
+    read, _, product, search = found.stages
+    assert product.float32 == 2 * n_a * n_b * 1_000 * 64 and search.search == 10 * n_a * n_b
+    once = sum(size(micro.models[name]).seeing(1_000, 64, 4).float32 for name in pair)
+    assert held_bytes(micro, pair, "trained") == 4 * 64_000 * (n_a + n_b)
+    assert read.float32 == pytest.approx(once / 7)  # one reading for the trained pair, and three of each permutation
+    assert candidates(micro, pair, "untrained")["exact"].stages[0].float32 == pytest.approx(once)
+    first = micro.model_copy(update={"images": micro.images.model_copy(update={"grid": "first"})})
+    assert positions(first, ("openclip-128x6", "dinov2-128x6"), "trained") == 1_000 * 49
+
+
+def test_the_papers_permuted_nulls_take_no_more_than_a_quarter_of_its_largest_run_of_images(paper):
+    table = matchings(paper, Node.named("H200"))
+    of_run = table[table["run"] == "flux.2-klein-4b + eva-02-clip-e"]
+    fewer = of_run.loc[of_run["positions"] < of_run["positions"].max(), "seconds"].sum()
+    assert 0.1 < fewer / of_run["seconds"].sum() <= 0.25
+
+
 def test_under_permutation_nothing_is_sketched(paper):
     assert set(candidates(paper, paper.pairs[0], "permuted")) == {"exact", "bfloat16"}
-    assert positions(paper, "trained") == paper.tokens >= positions(paper, "permuted")
+    pair = paper.of("images")[1][0]
+    for noise in ("permuted", "whole images"):
+        assert set(candidates(paper, pair, noise)) == {"exact", "bfloat16"}
+    assert positions(paper, paper.pairs[0], "trained") == paper.tokens >= positions(paper, paper.pairs[0], "permuted")
 
 
 def test_each_method_is_shown_stage_by_stage(micro):
@@ -98,11 +135,12 @@ def test_nothing_larger_than_the_memory_is_asked_for(paper):
         fits = table[table["missing"] == 0]
         assert (fits["peak"] <= node.rates.capacity).all()
     for pair in paper.pairs:
-        for variant in draws(paper):
+        for variant in draws(paper, pair):
             for name, found in candidates(paper, pair, variant).items():
                 assert 0 < found.memory <= memory, (pair, variant, name)
                 n_a, n_b = (paper.models[one].neurons for one in pair)
-                rows = cost.rows_that_fit(n_a, n_b, memory, thinned=variant in ("trained", "untrained"))
+                twin = pair in paper.of("text")[1] and variant in ("trained", "untrained")
+                rows = cost.rows_that_fit(n_a, n_b, memory, thinned=twin)
                 assert name != "sketch" or found.rows == rows > 0
 
 
@@ -159,6 +197,19 @@ def check(work, planned: Callable) -> None:
 def test_reading_takes_what_is_planned(micro, readers):
     read(readers)
     check(lambda: read(readers), lambda: reading(micro, PAIR, 32 * 128))
+
+
+@pytest.mark.timing
+@pytest.mark.parametrize("pair", [("onestep-96x5", "openclip-96x5"), ("dinov2-96x5", "pixio-96x5")], ids="+".join)
+def test_reading_images_takes_what_is_planned(micro, one_thread, pair):
+    specs = [micro.models[name] for name in pair]
+    if not all((ROOT / spec.source).is_dir() for spec in specs):
+        pytest.skip(f"{' and '.join(pair)} are not there; `make zoo` trains them")
+    readers = [(Generator if spec.generates else ImageReader).open(spec) for spec in specs]
+    pieces = wishes(100, specs[0].classes, 0) if specs[0].generates else list(First(100, Row()))
+    batches = AlignedBatches(*readers, pieces, 50)
+    list(batches)
+    check(lambda: list(batches), lambda: reading(micro, pair, 100))
 
 
 @pytest.mark.timing

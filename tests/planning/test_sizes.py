@@ -5,9 +5,12 @@ import json
 import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
+from vision_models import write_clip
 
 from rosetta.models.load import ROOT, ModelSpec, load, zoo_cards
-from rosetta.planning.sizes import FORWARD_NUMBERS, POOL_NUMBERS, VOCABULARY, by_rule, size
+from rosetta.models.vision import open_vision
+from rosetta.planning.sizes import FORWARD_NUMBERS, POOL_NUMBERS, VOCABULARY, Size, by_rule, size
+from rosetta.profiles import load as load_profile
 
 HERE = {card["name"]: card for card in zoo_cards()}
 
@@ -28,7 +31,8 @@ def test_a_configuration_on_disk_gives_what_the_weights_have(name):
 
 def test_the_rule_by_hand():
     found = by_rule(ModelSpec("a", "nowhere/a", "any", layers=3, mlp_width=400))
-    assert found == (3, 1200, 100, VOCABULARY, 3 * (4 * 100**2 + 2 * 100 * 400), 360_000 + 2 * VOCABULARY * 100, True)
+    blocks = 3 * (4 * 100**2 + 2 * 100 * 400)
+    assert found == Size(3, 1200, 100, VOCABULARY, blocks, 360_000 + 2 * VOCABULARY * 100, True)
     gated = by_rule(ModelSpec("a", "nowhere/a", "any", layers=3, mlp_width=400, hidden_size=80))
     assert (gated.hidden, gated.blocks) == (80, 3 * (4 * 80**2 + 3 * 80 * 400))
 
@@ -64,3 +68,68 @@ def test_the_flop_of_a_reading_are_those_that_torch_counts():
     with FlopCounterMode(display=False) as counter, torch.inference_mode():
         model(torch.ones(2, 128, dtype=torch.long), use_cache=False)
     assert found.reading(256, 128, 4).float32 == pytest.approx(counter.get_total_flops(), rel=0.1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models of images
+
+
+@pytest.fixture(scope="module")
+def paper():
+    return load_profile("paper").models
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters", "hidden", "tokens"),
+    [("pmf-b", 118e6, 768, 276), ("pmf-l", 410e6, 1_024, 276), ("pmf-h", 956e6, 1_280, 276), ("openclip-b", 86e6, 768, 197),
+     ("openclip-bigg", 1_845e6, 1_664, 257), ("eva-02-clip-e", 4_351e6, 1_792, 257)],
+)  # fmt: skip
+def test_architectures_that_are_known_by_name_are_as_large_as_published(paper, name, parameters, hidden, tokens):
+    found = size(paper[name])
+    assert not found.estimated and found.parameters == found.blocks == pytest.approx(parameters, rel=0.01)
+    assert (found.hidden, found.tokens, found.neurons) == (hidden, tokens, paper[name].neurons)
+
+
+@pytest.mark.parametrize(
+    ("name", "blocks"),
+    [("dinov2-b", 86.6e6), ("dinov2-g", 1_136e6), ("pixio-h", 631e6), ("pixio-1b", 1_362e6), ("pixio-5b", 5_441e6),
+     ("sana-1.6b", 1_610e6), ("flux.2-klein-4b", 3_876e6)],
+)  # fmt: skip
+def test_the_rule_comes_near_published_models_of_images(paper, name, blocks):
+    found = size(paper[name])
+    assert found.estimated and found.blocks == pytest.approx(blocks, rel=0.02) and found.vocabulary == 0
+    prompted = name in ("sana-1.6b", "flux.2-klein-4b")
+    assert (found.parameters > found.blocks) == (found.prompt > 0) == prompted
+
+
+def test_a_model_of_images_in_a_folder_has_the_size_of_its_weights(tmp_path):
+    spec = write_clip(tmp_path)._replace(grid=3)
+    tower = open_vision(spec).model
+    found = size(spec)
+    assert not found.estimated and found.parameters == sum(p.numel() for p in tower.parameters())
+    assert (found.hidden, found.tokens, found.steps, found.prompt) == (16, 10, 1, 0)
+
+
+def test_a_reading_of_images_by_hand(paper):
+    found = size(paper["flux.2-klein-4b"])
+    half, full = found.seeing(10, 1_024, 2), found.seeing(10, 1_024, 4)
+    tokens = 2 * 10 * (256 + 512)  # two steps, over the text's tokens as well
+    flop = tokens * (2 * found.blocks + 4 * 768 * 25 * 3_072) + 10 * found.prompt
+    assert (half.bfloat16, half.float32) == (flop, 0) and (full.bfloat16, full.float32) == (0, flop)
+    assert full.memory == 4 * (tokens * FORWARD_NUMBERS * 25 * 3_072 + 10 * 1_024 * POOL_NUMBERS * found.neurons)
+
+
+@pytest.mark.parametrize("name", ["openclip-b", "pmf-b"])
+def test_the_flop_of_a_forward_pass_over_images_are_those_that_torch_counts(paper, name):
+    """On the meta device: products are counted, and none is made."""
+    spec = paper[name]
+    vision = open_vision(spec, "meta")
+    with FlopCounterMode(display=False) as counter, torch.inference_mode():
+        if spec.generates:
+            ones = torch.ones(2, device="meta")
+            vision.model(
+                torch.empty(2, 3, 256, 256, device="meta"), *4 * [ones], torch.zeros(2, dtype=torch.long, device="meta")
+            )
+        else:
+            vision.model(torch.empty(2, 3, 224, 224, device="meta"))
+    assert size(spec).seeing(2, 256, 4).float32 == pytest.approx(counter.get_total_flops(), rel=0.1)

@@ -32,29 +32,30 @@ def text(plans: Sequence[Plan]) -> str:
     """The plans of one profile for several machines, for people."""
     profile = plans[0].profile
     parts = [
-        f"Plan of the profile {profile.name}: {len(profile.pairs)} pairs of {len(profile.models)} models, "
-        f"{profile.tokens:,} tokens of context {profile.context}, {profile.dtype}, memory_gb {profile.memory_gb:g}.\n"
-        "Nothing is loaded; positions are taken to be as many as tokens, at most. "
+        f"Plan of the profile {profile.name}: {len(profile.pairs)} pairs of {len(profile.models)} models, {profile.tokens:,} "
+        f"tokens of context {profile.context}{_images(profile)}, {profile.dtype}, memory_gb {profile.memory_gb:g}.\n"
+        "Nothing is loaded; positions are taken to be as many as tokens, at most, or as the canonical cells of images. "
         f"{_sizes(profile)}",
         _by_method(plans[0].stages),
     ]
     for one in plans:
         parts += [f"On {_described(one.node)}\n" + _table(_matchings(one)), _table(_others(one)), _sums(one)]
-    disk = rest.disk(profile)
+    disk = ", ".join(f"{what} {_amount(size, 1e9)} GB" for what, size in rest.disk(profile).items() if size)
     asked = int(plans[0].others["requests"].sum())
-    parts.append(
-        f"Disk: checkpoints {_amount(disk['checkpoints'], 1e9)} GB, contexts {_amount(disk['contexts'], 1e9)} GB. "
-        f"Requests to a chat endpoint: {f'at most {asked:,}' if asked else 'none'}."
-    )
+    parts.append(f"Disk: {disk}. Requests to a chat endpoint: {f'at most {asked:,}' if asked else 'none'}.")
     return "\n\n".join(parts)
+
+
+def _images(profile: Profile) -> str:
+    return f", {profile.images.count:,} images" if profile.images else ""
 
 
 def _sizes(profile: Profile) -> str:
     estimated = [name for name, spec in profile.models.items() if size(spec).estimated]
     if not estimated:
-        return "Sizes of models are those of their configurations."
+        return "Sizes of models are those of their architectures."
     which = "all models'" if len(estimated) == len(profile.models) else f"those of {', '.join(estimated)}"
-    return f"Sizes are estimated for want of a configuration, {which}: {RULE}."
+    return f"Sizes are estimated for want of an architecture, {which}: {RULE}."
 
 
 def _described(node: Node) -> str:
@@ -73,7 +74,7 @@ def _by_method(stages: pd.DataFrame) -> str:
     for (run, method, readings), group in stages.groupby(["run", "method", "readings"], sort=False):
         of = {one.stage: f"{_amount(one.flop, of_flop)} + {_amount(one.bytes, of_moved)}" for one in group.itertuples()}
         rows.append({"run": run, "method": method, "readings": readings, **of})
-    title = f"Matching by each method, one draw with its thinned twin: {flop} of products + {moved} moved by passes"
+    title = f"Matching by each method, one draw, of text with its thinned twin: {flop} of products + {moved} moved by passes"
     return f"{title}\n{_table(pd.DataFrame(rows).fillna(''))}"
 
 
@@ -91,7 +92,8 @@ def _matchings(one: Plan) -> pd.DataFrame:
 def _others(one: Plan) -> pd.DataFrame:
     table = one.others
     return pd.DataFrame({
-        "run": table["run"], "": table["what"], "tokens": table["tokens"].map(_whole), **_work(table),
+        "run": table["run"], "": table["what"], "tokens": table["tokens"].map(_whole),
+        **({"images": table["images"].map(_whole)} if one.profile.images else {}), **_work(table),
         "requests": table["requests"].map(_whole), **_fits(table, one.node),
     })  # fmt: skip
 

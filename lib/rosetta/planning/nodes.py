@@ -12,7 +12,13 @@ from rosetta.matching.rates import PRESETS, Rates, calibrated
 from rosetta.models.load import SPREAD
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
-from rosetta.studies.shown import asked_per_batch, batch_bytes, pieces_that_fit, positions_per_piece
+from rosetta.studies.shown import (
+    asked_per_batch,
+    batch_bytes,
+    canonical_positions,
+    pieces_that_fit,
+    positions_per_piece,
+)  # fmt: skip
 
 
 class Node(NamedTuple):
@@ -70,7 +76,7 @@ class Load(NamedTuple):
 
 
 def sequences(profile: Profile, names: Iterable[str]) -> int:
-    """How many sequences these models read at a time, as `Study.per_batch` has it; 0 where not one fits."""
+    """How many sequences or images these models read at a time, as `Study.per_batch` has it; 0 where not one fits."""
     return min(asked_per_batch(profile, names), pieces_that_fit(profile, names))
 
 
@@ -131,7 +137,7 @@ def _centred(profile: Profile, names: list[str], cost: Cost, count: int) -> floa
     """Float32 copies of a batch: three of a side while it is centred and, where both sides' are multiplied, the other's one."""
     widths = cost.tile or [profile.models[name].neurons for name in names]
     other = min(widths) if cost.tile else 0
-    return 4 * count * profile.context * (3 * max(widths) + other)
+    return 4 * count * canonical_positions(profile, names) * (3 * max(widths) + other)
 
 
 def missing(loads: list[Load], node: Node) -> tuple[int, float]:

@@ -66,10 +66,11 @@ def remedy(profile: Profile, node: Node, run: str) -> str:
             if devices > node.devices and not spread:
                 continue
             for part in (1, 2, 4, 8, 16):
-                changed = _changed(profile, run.split(" + ") if spread else [], profile.memory_gb / part)
+                moved = _moved(profile, run.split(" + ")) if spread else {}
+                changed = _changed(profile, moved, profile.memory_gb / part)
                 if _fits(changed, node._replace(devices=devices), run):
                     words = [f"memory_gb: {changed.memory_gb:g}"] * (part > 1)
-                    words += ["device: spread"] * (changed.models != profile.models)
+                    words += sorted({f"device: {device}{_of(profile, name)}" for name, device in moved.items()})
                     words += [f"{devices} such devices"] * (devices > node.devices)
                     return f"it would with {' and '.join(words)}"
     return "neither less memory_gb nor 16 such devices would do: take smaller models, contexts or budgets"
@@ -78,11 +79,24 @@ def remedy(profile: Profile, node: Node, run: str) -> str:
 def _fits(profile: Profile, node: Node, run: str) -> bool:
     """Whether a run does in all its variants, and all else of this name."""
     pair = tuple(run.split(" + "))
-    rows = [runs.matching(profile, pair, variant, node) for variant in runs.draws(profile) if pair in profile.pairs]
+    rows = [
+        runs.matching(profile, pair, variant, node)
+        for variant in (runs.draws(profile, pair) if pair in profile.pairs else ())
+    ]
     rest_of = rest.others(profile, node)
     return not any(row["missing"] for row in rows) and not rest_of.loc[rest_of["run"] == run, "missing"].any()
 
 
-def _changed(profile: Profile, spread: list[str], memory_gb: float) -> Profile:
-    models = {name: spec._replace(device=SPREAD) if name in spread else spec for name, spec in profile.models.items()}
+def _moved(profile: Profile, names: list[str]) -> dict[str, str]:
+    """Models on devices of which they share less: those of language spread, of two of images the second on its own."""
+    apart = {names[-1]: "cuda:1"} if profile.modality(names) == "images" else dict.fromkeys(names, SPREAD)
+    return {name: device for name, device in apart.items() if profile.models[name].device != device}
+
+
+def _of(profile: Profile, name: str) -> str:
+    return f" of {name}" if profile.modality([name]) == "images" else ""
+
+
+def _changed(profile: Profile, moved: dict[str, str], memory_gb: float) -> Profile:
+    models = {name: spec._replace(device=moved.get(name, spec.device)) for name, spec in profile.models.items()}
     return profile.model_copy(update={"models": models, "memory_gb": memory_gb})

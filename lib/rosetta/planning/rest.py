@@ -1,8 +1,10 @@
-"""What the rest of a profile costs: Figure 33's sweep, kurtosis, contexts, labels, filtering; and what all of it keeps on disk.
+"""What the rest of a profile costs: the sweeps of Figures 33 to 35, generators' pictures, kurtosis, contexts, labels, filtering;
+and what all of it keeps on disk.
 
 The simulations of section 4.3 depend on no model and are not reckoned.
 """
 
+from collections.abc import Iterable, Sequence
 from math import ceil
 from pathlib import Path
 
@@ -12,9 +14,11 @@ from rosetta.matching.cost import EXACT_SHARE, TABLE_BYTES, Cost, Stage, costs, 
 from rosetta.matching.mutual import top_k
 from rosetta.models.load import ROOT
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak
-from rosetta.planning.runs import reading
+from rosetta.planning.runs import positions_of, reading
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
+from rosetta.sources.development import SIZE
+from rosetta.studies.shown import pictures_kept
 from rosetta.studies.table1 import ORACLE, OTHER, RANDOM, ROSETTA
 
 #: Tokens of CodeSearchNet's JavaScript training functions, and their share of all (Appendix F): what a pool is that is
@@ -32,6 +36,8 @@ TRAINING_FLOP = 4
 TRAINING_BYTES, LOGIT_BYTES = 34, 8
 #: Neurons of either population that notebook 05 shows with their labels.
 SHOWN = 4
+#: Pixels on a side of a generator's pictures.
+PIXELS = {"pmf": 256, "sana": 256, "flux": 256, "onestep": SIZE}
 #: On disk: a number of a checkpoint; a row of a table of contexts without its text; bytes of text a token.
 CHECKPOINT_BYTES, CONTEXT_ROW, TEXT_BYTES = 2, 64, 4
 
@@ -42,10 +48,12 @@ def others(profile: Profile, node: Node) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``run, what``; ``tokens`` read, ``flop, bytes, seconds``; ``device`` (the fullest), its ``peak`` and how many bytes are
+        ``run, what``; ``tokens`` or ``images`` read, ``flop, bytes, seconds``; ``device`` (the fullest), its ``peak`` and how many bytes are
         ``missing`` there; ``requests`` to a chat endpoint.
     """
-    rows = [_sweep(profile, node)]
+    rows = _sweeps(profile, node)
+    rows += [_pictures(profile, node, name, count) for name, count in generators(profile).items()]
+    rows += [_strongest(profile, node, name) for name in dict.fromkeys(b for _, b in profile.of("images")[1])]
     rows += [_kurtosis(profile, node, name) for name in kurtosis_models(profile)]
     rows += [_contexts(profile, node, name) for name in contexts_models(profile)]
     rows += [_scores(profile, node), _training(profile, node)]
@@ -65,61 +73,105 @@ def contexts_models(profile: Profile) -> list[str]:
     return list(dict.fromkeys([*along, profile.anchor(profile.explorer.point), profile.filtering.scorer]))
 
 
-def _row(run: str, what: str, tokens: float, stages: list[Stage], loads: list, node: Node) -> dict:
+def _row(run: str, what: str, read: dict[str, float], stages: list[Stage], loads: list, node: Node) -> dict:
     device, lack = missing(loads, node)
     return {
-        "run": run, "what": what, "tokens": tokens, "flop": sum(stage.flop for stage in stages),
+        "run": run, "what": what, "tokens": 0, "images": 0, **read, "flop": sum(stage.flop for stage in stages),
         "bytes": sum(stage.memory for stage in stages), "seconds": sum(stage.seconds(node.rates) for stage in stages),
         "device": device, "peak": loads[device].total, "missing": lack, "requests": 0,
     }  # fmt: skip
 
 
-def _sweep(profile: Profile, node: Node) -> dict:
-    pair, budgets = profile.token_sweep.pair, sorted(profile.token_sweep.tokens)
-    made = sweep(profile, node)
+def _sweeps(profile: Profile, node: Node) -> list[dict]:
+    """Figures 33 to 35; the last is over real images and over generated ones."""
+    tokens = profile.token_sweep
+    rows = [_sweep(profile, node, "33", tokens.pair, tokens.tokens)]
+    if profile.images:
+        images = profile.images.sweep
+        rows.append(_sweep(profile, node, "34", images.pair, images.images))
+        rows.append(_sweep(profile, node, "35", images.encoders, images.images, 2))
+    return rows
+
+
+def _sweep(
+    profile: Profile, node: Node, figure: str, pair: tuple[str, str], budgets: Sequence[int], times: int = 1
+) -> dict:
+    budgets, made = sorted(budgets), sweep(profile, node, pair, budgets)
     read = [
-        Stage("read", *(cost.readings * work for work in reading(profile, pair, tokens)[1:])) for tokens, cost in made
+        Stage("read", *(cost.readings * work for work in reading(profile, pair, amount)[1:])) for amount, cost in made
     ]
-    stages = [*read, *(stage for _, cost in made for stage in cost.stages)]
-    tokens = sum(cost.readings * tokens for tokens, cost in made)
+    stages = times * [*read, *(stage for _, cost in made for stage in cost.stages)]
+    amount = times * sum(cost.readings * amount for amount, cost in made)
     largest = max((cost for _, cost in made), key=lambda cost: cost.memory)
     methods = "/".join(dict.fromkeys(cost.method for _, cost in made))
-    what = f"Figure 33, {len(budgets)} budgets to {budgets[-1]:,} tokens, {methods}"
-    return _row(" + ".join(pair), what, tokens, stages, peak(profile, pair, node, largest), node)
+    unit = _unit(profile, pair)
+    what = f"Figure {figure}, {len(budgets)} budgets to {budgets[-1]:,} {unit}, {methods}"
+    return _row(" + ".join(pair), what, {unit: amount}, stages, peak(profile, pair, node, largest), node)
 
 
-def sweep(profile: Profile, node: Node) -> list[tuple[int, Cost]]:
-    """The matchings of Figure 33, (tokens, cost): one whose sums are read off at each budget where ``memory_gb`` holds the
-    table, otherwise one a budget by the quickest method."""
-    n_a, n_b = (profile.models[name].neurons for name in profile.token_sweep.pair)
-    budgets, memory = sorted(profile.token_sweep.tokens), memory_bytes(profile)
-    whole = exact(n_a, n_b, budgets[-1], memory)
+def _unit(profile: Profile, names: Iterable[str]) -> str:
+    return "tokens" if profile.modality(names) == "text" else "images"
+
+
+def sweep(profile: Profile, node: Node, pair: tuple[str, str], budgets: Sequence[int]) -> list[tuple[int, Cost]]:
+    """The matchings over growing amounts of text or images, (amount, cost): one whose sums are read off at each budget where
+    ``memory_gb`` holds the table, otherwise one a budget by the quickest method."""
+    n_a, n_b = (profile.models[name].neurons for name in pair)
+    budgets, memory = sorted(budgets), memory_bytes(profile)
+    whole = exact(n_a, n_b, positions_of(profile, pair, budgets[-1]), memory)
     if whole.readings == 1:
         table = n_a * n_b * (len(budgets) - 1)
         again = Stage("search", search=table, memory=TABLE_BYTES * table)
         return [(budgets[-1], whole._replace(stages=(*whole.stages, again)))]
     made = []
-    for tokens in budgets:
-        once = reading(profile, profile.token_sweep.pair, tokens).seconds(node.rates)
-        asked = profile.matching
-        of = costs(n_a, n_b, tokens, memory, rows=asked.rows, exact_share=min(EXACT_SHARE, asked.exact_share))
+    for amount in budgets:
+        once = reading(profile, pair, amount).seconds(node.rates)
+        asked, count = profile.matching, positions_of(profile, pair, amount)
+        of = costs(n_a, n_b, count, memory, rows=asked.rows, exact_share=min(EXACT_SHARE, asked.exact_share))
         of = [of[asked.method]] if asked.method in of else of.values()
-        made.append((tokens, min(of, key=lambda cost: cost.seconds(node.rates) + cost.readings * once)))
+        made.append((amount, min(of, key=lambda cost: cost.seconds(node.rates) + cost.readings * once)))
     return made
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def generators(profile: Profile) -> dict[str, int]:
+    """How many pictures are made and kept of each generator that is matched: as many as any part of the profile asks for."""
+    of_images = [*profile.of("images")[1], *([profile.images.sweep.pair] if profile.images else [])]
+    return {pair[0]: pictures_kept(profile) for pair in of_images if profile.models[pair[0]].generates}
+
+
+def _pictures(profile: Profile, node: Node, name: str, count: int) -> dict:
+    loads = peak(profile, [name], node)
+    return _row(name, "its pictures", {"images": count}, [reading(profile, (name,), count)], loads, node)
+
+
+def _strongest(profile: Profile, node: Node, name: str) -> dict:
+    """One reading of the images among which a neuron's strongest are sought (Figures 21 and 22)."""
+    count = profile.images.count
+    top = Stage("top", memory=CONTEXT_BYTES * count * profile.models[name].neurons)
+    stages = [reading(profile, (name,), count), top]
+    return _row(name, "strongest images", {"images": count}, stages, peak(profile, [name], node), node)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Single models of text
 
 
 def _kurtosis(profile: Profile, node: Node, name: str) -> dict:
     of = size(profile.models[name])
     cosines = 2 * of.neurons * of.vocabulary  # once more with the final norm's gain
     work = Stage("kurtosis", float32=FLOAT64 * 2 * cosines * of.hidden, memory=KURTOSIS_BYTES * cosines)
-    return _row(name, "kurtosis over the vocabulary", 0, [work], peak(profile, [name], node), node)
+    return _row(name, "kurtosis over the vocabulary", {}, [work], peak(profile, [name], node), node)
 
 
 def _contexts(profile: Profile, node: Node, name: str) -> dict:
     tokens = profile.contexts.tokens
     top = Stage("top", memory=CONTEXT_BYTES * tokens * profile.models[name].neurons)
     stages = [reading(profile, (name,), tokens), top]
-    return _row(name, "top-activating contexts", tokens, stages, peak(profile, [name], node), node)
+    return _row(name, "top-activating contexts", {"tokens": tokens}, stages, peak(profile, [name], node), node)
 
 
 def _pool(profile: Profile) -> tuple[float, float]:
@@ -134,7 +186,7 @@ def _scores(profile: Profile, node: Node) -> dict:
     scorer = profile.filtering.scorer
     tokens = _pool(profile)[0] + 2 * (profile.filtering.test_tokens or 0)
     loads = peak(profile, [scorer], node)
-    return _row(scorer, "scores of the pool", tokens, [reading(profile, (scorer,), tokens)], loads, node)
+    return _row(scorer, "scores of the pool", {"tokens": tokens}, [reading(profile, (scorer,), tokens)], loads, node)
 
 
 def _training(profile: Profile, node: Node) -> dict:
@@ -148,7 +200,7 @@ def _training(profile: Profile, node: Node) -> dict:
     loads = peak(profile, [filtering.learner], node)
     held = training.micro_batch * training.sequence_length * per_token
     loads[0] = loads[0]._replace(batch=held)
-    return _row(filtering.learner, f"continued pretraining, {runs} runs", tokens, [work], loads, node)
+    return _row(filtering.learner, f"continued pretraining, {runs} runs", {"tokens": tokens}, [work], loads, node)
 
 
 def _product(profile: Profile) -> str:
@@ -196,9 +248,14 @@ def expected_pairs(profile: Profile, pair: tuple[str, str]) -> int:
 
 
 def disk(profile: Profile) -> dict[str, float]:
-    """Bytes on disk: the models' checkpoints in 16 bits, and tables of contexts; what else is kept is small."""
+    """Bytes on disk: the models' checkpoints in 16 bits, generators' pictures, and tables of contexts; what else is kept is small."""
     checkpoints = sum(CHECKPOINT_BYTES * size(spec).parameters for spec in profile.models.values())
     n, tokens = profile.contexts.n, profile.contexts.tokens
     rows = sum(n * profile.models[name].neurons for name in contexts_models(profile))
     texts = TEXT_BYTES * tokens * len(contexts_models(profile))
-    return {"checkpoints": float(checkpoints), "contexts": float(CONTEXT_ROW * rows + texts)}
+    pictures = sum(3 * PIXELS[profile.models[name].kind] ** 2 * count for name, count in generators(profile).items())
+    return {
+        "checkpoints": float(checkpoints),
+        "pictures": float(pictures),
+        "contexts": float(CONTEXT_ROW * rows + texts),
+    }

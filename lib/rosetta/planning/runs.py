@@ -6,50 +6,76 @@ from rosetta.matching.cost import EXACT_SHARE, Cost, Stage, costs
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak, sequences
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
+from rosetta.studies.shown import canonical_positions
 
-#: A pair's variants: trained with its thinned twin, untrained with its own (4.2), permuted (C.3), and trained once more
-#: over the positions of the last where those are fewer.
-VARIANTS = ("trained", "untrained", "permuted", "same positions")
-#: Under permutation all correlations are noise, which no sketch orders.
+#: Variants that are matched over fewer positions, where a profile says so; and those of noise alone, which no sketch orders.
+OVER_FEWER = ("permuted", "whole images", "same positions")
+NOISE = ("permuted", "whole images")
 IN_ORDER = ("exact", "bfloat16")
 
 
-def draws(profile: Profile) -> dict[str, int]:
-    """How often each variant is drawn."""
-    of = (1, len(profile.nulls.untrained_seeds), len(profile.nulls.permutation_seeds), 1)
-    fewer = positions(profile, "permuted") < profile.tokens
-    return dict(zip(VARIANTS[: 3 + fewer], of, strict=False))
+def draws(profile: Profile, pair: tuple[str, str]) -> dict[str, int]:
+    """How often each variant of a pair is drawn.
+
+    Trained, untrained (4.2), permuted (C.3), and trained once more over the positions of the last where those are fewer. Of
+    text the first two have a thinned twin; of images whole ones are permuted as well.
+    """
+    nulls, text = profile.nulls, profile.modality(pair) == "text"
+    of = {"trained": 1, "untrained": len(nulls.untrained_seeds), "permuted": len(nulls.permutation_seeds)}
+    if not text:
+        of["whole images"] = len(nulls.permutation_seeds)
+    fewer = amount(profile, pair, "permuted") < amount(profile, pair, "trained")
+    return of | ({"same positions": 1} if fewer else {})
 
 
-def positions(profile: Profile, variant: str) -> int:
-    """Positions of a matching: at most as many as model A reads tokens, for none is shorter than a token."""
-    fewer = profile.nulls.permuted_tokens if variant in ("permuted", "same positions") else None
-    return min(profile.tokens, fewer or profile.tokens)
+def amount(profile: Profile, pair: tuple[str, str], variant: str) -> int:
+    """Tokens of text or images that a matching is over."""
+    if profile.modality(pair) == "text":
+        most, fewer = profile.tokens, profile.nulls.permuted_tokens
+    else:
+        most, fewer = profile.images.count, profile.images.permuted
+    return min(most, fewer or most) if variant in OVER_FEWER else most
 
 
-def reading(profile: Profile, names: tuple[str, ...], tokens: int) -> Stage:
-    """One reading of so many tokens by some models."""
-    stages = [size(profile.models[name]).reading(tokens, profile.context, itemsize(profile)) for name in names]
+def positions_of(profile: Profile, pair: tuple[str, str], amount: int) -> int:
+    """Positions of so much text or so many images: at most as many as model A reads tokens, for none is shorter than a token;
+    an image's cells."""
+    return amount * (1 if profile.modality(pair) == "text" else canonical_positions(profile, pair))
+
+
+def positions(profile: Profile, pair: tuple[str, str], variant: str) -> int:
+    """Positions of a matching."""
+    return positions_of(profile, pair, amount(profile, pair, variant))
+
+
+def reading(profile: Profile, names: tuple[str, ...], amount: int) -> Stage:
+    """One reading of so many tokens, or images, by some models."""
+    sizes, bytes_each = [size(profile.models[name]) for name in names], itemsize(profile)
+    if profile.modality(names) == "text":
+        stages = [one.reading(amount, profile.context, bytes_each) for one in sizes]
+    else:
+        stages = [one.seeing(amount, canonical_positions(profile, names), bytes_each) for one in sizes]
     return Stage("read", *(sum(getattr(stage, kind) for stage in stages) for kind in Stage._fields[1:]))
 
 
 def candidates(
     profile: Profile, pair: tuple[str, str], variant: str, exact_share: float | None = None
 ) -> dict[str, Cost]:
-    """What a matching costs by every method that can be, its readings of the text among the stages.
+    """What a matching costs by every method that can be, its readings of the text or images among the stages.
 
     Of a reading that several share, one's part. `exact_share` is as of `cost.sketch`; by default `EXACT_SHARE`, or the
     profile's if that is less.
     """
     n_a, n_b = (profile.models[name].neurons for name in pair)
-    count, asked = positions(profile, variant), profile.matching
+    count, asked = positions(profile, pair, variant), profile.matching
+    twin = profile.modality(pair) == "text" and variant in ("trained", "untrained")
     of = costs(
-        n_a, n_b, count, memory_bytes(profile), profile.k_of(pair), variant in ("trained", "untrained"), asked.rows,
+        n_a, n_b, count, memory_bytes(profile), profile.k_of(pair), twin, asked.rows,
         min(EXACT_SHARE, asked.exact_share) if exact_share is None else exact_share,
     )  # fmt: skip
-    can = [name for name in of if variant != "permuted" or name in IN_ORDER]
+    can = [name for name in of if variant not in NOISE or name in IN_ORDER]
     allowed = [asked.method] if asked.method in can else can
-    once = reading(profile, pair, count)
+    once = reading(profile, pair, amount(profile, pair, variant))
     return {name: _with(of[name], once, _texts(profile, pair, variant, of[name])) for name in allowed}
 
 
@@ -59,13 +85,13 @@ def _with(cost: Cost, once: Stage, times: float) -> Cost:
 
 
 def _texts(profile: Profile, pair: tuple[str, str], variant: str, cost: Cost) -> float:
-    """How often the text itself is read for one draw."""
+    """How often the text or the images themselves are read for one draw."""
     if not held_bytes(profile, pair, variant):
         return cost.readings
     if variant == "untrained":
         return 1
-    same = [one for one in draws(profile) if positions(profile, one) == positions(profile, variant)]
-    return 1 / sum(draws(profile)[one] for one in same if one != "untrained")
+    same = [one for one in draws(profile, pair) if amount(profile, pair, one) == amount(profile, pair, variant)]
+    return 1 / sum(draws(profile, pair)[one] for one in same if one != "untrained")
 
 
 def held_bytes(profile: Profile, pair: tuple[str, str], variant: str) -> int:
@@ -74,7 +100,7 @@ def held_bytes(profile: Profile, pair: tuple[str, str], variant: str) -> int:
     Those of untrained models lie beside those of the trained (`Study.trained`).
     """
     neurons = sum(profile.models[name].neurons for name in pair)
-    held = itemsize(profile) * positions(profile, variant) * neurons * (1 + (variant == "untrained"))
+    held = itemsize(profile) * positions(profile, pair, variant) * neurons * (1 + (variant == "untrained"))
     return held if held <= memory_bytes(profile) else 0
 
 
@@ -87,11 +113,11 @@ def matching(profile: Profile, pair: tuple[str, str], variant: str, node: Node) 
     device, lack = missing(loads, node)
     if not sequences(profile, pair):
         lack = max(lack, peak(profile, pair, node)[device].batch)
-    times = draws(profile)[variant]
+    times = draws(profile, pair)[variant]
     return {
         "run": " + ".join(pair), "variant": variant, "draws": times,
         "neurons_a": profile.models[pair[0]].neurons, "neurons_b": profile.models[pair[1]].neurons,
-        "positions": positions(profile, variant), "method": cost.method, "rows": cost.rows,
+        "positions": positions(profile, pair, variant), "method": cost.method, "rows": cost.rows,
         "exact_share": cost.exact_share, "readings": cost.readings, "sequences": sequences(profile, pair),
         "flop": times * sum(stage.flop for stage in cost.stages),
         "bytes": times * sum(stage.memory for stage in cost.stages),
@@ -112,11 +138,11 @@ def matchings(profile: Profile, node: Node) -> pd.DataFrame:
     -------
     DataFrame
         ``run, variant, draws`` (seeds), ``neurons_a, neurons_b, positions`` (at most), ``method`` (the quickest there),
-        ``rows, exact_share, readings`` (of the positions, for each draw), ``sequences`` (of a batch), ``flop, bytes``
+        ``rows, exact_share, readings`` (of the positions, for each draw), ``sequences`` or images (of a batch), ``flop, bytes``
         (of all draws, as ``seconds``), ``tables`` (bytes that ``memory_gb`` is asked for), ``device`` (the fullest),
         its ``peak`` in bytes, and how many are ``missing`` there.
     """
-    rows = [matching(profile, pair, variant, node) for pair in profile.pairs for variant in draws(profile)]
+    rows = [matching(profile, pair, variant, node) for pair in profile.pairs for variant in draws(profile, pair)]
     return pd.DataFrame(rows)
 
 

@@ -137,8 +137,7 @@ class Shown:
 
     def cells(self, pair: tuple[str, str]) -> int:
         """Cells of the canonical grid of two models of images."""
-        sides = [self.profile.models[name].grid for name in pair]
-        return (sides[0] if self.profile.images.grid == "first" else max(sides)) ** 2
+        return canonical_positions(self.profile, pair)
 
     def batches(
         self, pair: tuple[str, str], amount: int | None = None, untrained_seed: int | None = None
@@ -263,8 +262,7 @@ class Shown:
         spec, images = self.profile.models[name], self.profile.images
         parameters = {"model": fingerprint(spec), "dtype": self.profile.dtype}
         folder = self.folder / "images" / name
-        # As many as any part of the profile asks for, so that none makes them anew.
-        most = max(count, images.count, *images.sweep.images)
+        most = max(count, pictures_kept(self.profile))
         kept = kept_pictures(
             folder,
             name,
@@ -334,6 +332,20 @@ class Shown:
 def _of_family(name: str, seed: int) -> int:
     """A model's own seed: the same one must not give two families the same numbers."""
     return zlib.crc32(f"{name}-{seed}".encode())
+
+
+def pictures_kept(profile: Profile) -> int:
+    """How many pictures of a generator are kept: as many as any part of a profile asks for, so that none makes them anew."""
+    return max(profile.images.count, *profile.images.sweep.images)
+
+
+def canonical_positions(profile: Profile, names: Iterable[str]) -> int:
+    """Positions of two models in what they read at a time: of a full context, at most, or of an image the canonical grid's."""
+    names = list(names)
+    if profile.modality(names) == "text":
+        return profile.context
+    sides = [profile.models[name].grid for name in names]
+    return (sides[0] if profile.images.grid == "first" else max(sides)) ** 2
 
 
 def positions_per_piece(profile: Profile, names: Iterable[str]) -> int:
