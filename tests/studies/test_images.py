@@ -7,6 +7,7 @@ import torch
 import yaml
 from conftest import ROOT
 
+from rosetta.matching import nulls
 from rosetta.matching.images import Wish
 from rosetta.matching.mutual import top_k
 from rosetta.sources import scene, undevelop
@@ -69,19 +70,17 @@ def test_two_encoders_see_the_held_out_scenes(study):
     ]
 
 
-def test_whole_images_keep_what_a_neuron_does_in_each_cell(study, read):
-    """Over whole images permuted the mean map of a neuron of B stays with A's cells: r of mean maps is what is left."""
+def test_whole_images_are_permuted_with_their_cells_in_place(study, read):
     table = study.whole_images_matches(PAIR)[0]
     assert table.attrs["positions"] == IMAGES * 64
-    layers, best = study.trained(PAIR).layers, table.iloc[0]
-    maps = [
-        side[..., column(of, best[f"layer_{name}"], best[f"unit_{name}"])]
-        for side, of, name in zip(read, layers, "ab", strict=True)
-    ]
-    # What is expected of permuted images: the covariance of both mean maps over the deviations of all positions.
-    centred = [one.mean(0) - one.mean() for one in maps]
-    expected = (centred[0] * centred[1]).mean() / (maps[0].std() * maps[1].std())
-    assert best["correlation"] == pytest.approx(expected, abs=0.35) and best["correlation"] > 0
+    seed = study.profile.nulls.permutation_seeds[0]
+    permuted = nulls.Permuted(study.trained(PAIR), seed, whole=study.cells(PAIR))
+    a, b = (torch.cat(side).numpy().reshape(IMAGES, -1) for side in zip(*permuted, strict=True))
+    of_a, of_b = (side.astype(np.float32).reshape(IMAGES, -1) for side in read)
+    partner = [int(np.flatnonzero((of_b == image).all(1))[0]) for image in b]
+    assert sorted(partner) == list(range(IMAGES)) and partner != list(range(IMAGES))
+    assert sorted(map(bytes, a)) == sorted(map(bytes, of_a))
+    assert len(top_k(study.match(permuted), 1)) == len(top_k(table, 1))
 
 
 def test_the_best_pairs_are_shown_on_the_images_on_which_both_fire_most(study, read):

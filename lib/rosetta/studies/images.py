@@ -217,9 +217,8 @@ def _with_development(study, pair, drawn, grain, share: float, whitened: bool) -
         rows = (rows - rows.mean(0)) @ ((vectors / values.clamp(min=1e-3).sqrt()) @ vectors.T)
     values = torch.linalg.eigvalsh(torch.cov(rows.T))
     z = (rows - rows.mean()) / rows.std()
-    pixels = development.joined(
-        development.MIDDLE + development.SPREAD * z.reshape(len(drawn), -1, rows.shape[1]).float()
-    )
+    scaled = development.MIDDLE + development.SPREAD * z.reshape(len(drawn), -1, rows.shape[1]).float()
+    pixels = development.joined(scaled).clamp(0, 255)  # as developed scenes, cut off at five deviations
     tables = []
     for seed in RULE_SEEDS:
         a, b = (study.reader(name, seed) for name in pair)
