@@ -19,7 +19,7 @@ from rosetta.matching.positions import thinning
 from rosetta.matching.texts import Reader
 from rosetta.profiles import ProfileError
 from rosetta.sources import environment
-from rosetta.studies import matches, shown
+from rosetta.studies import amounts, matches, shown
 from rosetta.studies.matches import Study
 
 
@@ -320,7 +320,7 @@ def test_a_batch_that_fits_is_what_the_profile_says_and_nothing_is_said(profile,
 @pytest.mark.parametrize("name", ["smoke", "micro"])
 def test_no_batch_of_the_zoo_is_cut(name):
     study = Study(name)
-    asked = {pair: shown.asked_per_batch(study.profile, pair) for pair in study.profile.pairs}
+    asked = {pair: amounts.asked_per_batch(study.profile, pair) for pair in study.profile.pairs}
     assert {pair: study.per_batch(pair) for pair in asked} == asked
 
 
