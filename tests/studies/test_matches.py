@@ -326,7 +326,8 @@ def test_no_batch_of_the_zoo_is_cut(name):
 
 def test_every_pair_of_the_paper_is_read_in_the_memory_it_is_given():
     study = Study("paper")
-    per_batch = {pair: study.per_batch(pair) for pair in study.profile.pairs}
+    assert {study.per_batch(pair) for pair in study.profile.of("images")[1]} == {study.profile.images.images_per_batch}
+    per_batch = {pair: study.per_batch(pair) for pair in study.profile.of("text")[1]}
     largest = per_batch["opt-30b", "qwen2.5-32b"]
     assert min(per_batch.values()) == largest and max(per_batch.values()) == study.profile.sequences_per_batch
     one = 2 * 1024 * (48 * 28672 + 64 * 27648)  # bytes of the activations of one sequence, in bfloat16
