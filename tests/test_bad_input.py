@@ -77,6 +77,7 @@ VALUES = {
     "images.gallery.seed": (-1, 1.0, "1", True, None),
     "images.permuted": (0, -1, 1.5, "5", True, [3], HUGE, 10**6, *FLOATS),
     "images.grid": ("smaller", "", None, 8, True),
+    "images.untrained": ("", "both", None, 1, True),
     "images.rank": ("median", "", None, 1, True),
     "images.real": ({}, {"kind": "imagenet"}, {"kind": None}, {"kind": "folder"}, {"kind": "folder", "path": 1}, {"kind": "folder", "path": ""},
                     {"kind": "scenes", "seed": -1}, {"kind": "scenes", "seed": 1.0}, {"kind": "scenes", "path": "x"}, "scenes", [], None),

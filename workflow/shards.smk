@@ -57,10 +57,11 @@ def all_of(name):
 
 
 def pictures_before(wildcards):
-    """A trained generator's pictures; an untrained one's are made anew, and none is kept. Once they are there, newer ones
-    are no reason to make again what was made of them: `stale` looks for that."""
+    """A trained generator's pictures. What an untrained one makes is not kept. Once they are there, newer ones are no reason
+    to make again what was made of them: `stale` looks for that."""
     a, b, *untrained = TABLES[wildcards.tables]
-    return [] if untrained else [ancient(made) for made in pictures_of([a, b])]
+    makes_its_own = untrained and STUDY.images and STUDY.images.untrained == "own"
+    return [] if makes_its_own else [ancient(made) for made in pictures_of([a, b])]
 
 
 rule screen:

@@ -6,7 +6,7 @@ from scipy import stats
 
 from rosetta import plots
 from rosetta.matching.correlation import PearsonAccumulator
-from rosetta.studies import counts, shown
+from rosetta.studies import amounts, counts
 from rosetta.studies.matches import Study
 
 
@@ -116,7 +116,7 @@ def test_the_sweep_says_how_far_each_set_agrees_with_the_one_before(profile, tmp
 def test_a_sweep_whose_table_the_memory_does_not_hold_has_the_same_rows(profile, tmp_path, monkeypatch):
     """A table of 256 by 256 takes 1 MB with what is made of it; one sequence of both models, as they read it, .7 MB."""
     roomy = counts.token_sweep(Study(profile(sequences_per_batch=1), tmp_path / "a"))
-    monkeypatch.setattr(shown, "BATCH_SHARE", 1)
+    monkeypatch.setattr(amounts, "BATCH_SHARE", 1)
     monkeypatch.setattr(counts, "PearsonAccumulator", None)  # no table of them all
     tight = counts.token_sweep(Study(profile(sequences_per_batch=1, memory_gb=0.0009), tmp_path / "b"))
     assert list(tight) == list(roomy) and len(tight) == 3

@@ -19,7 +19,7 @@ from rosetta.matching.positions import thinning
 from rosetta.matching.texts import Reader
 from rosetta.profiles import ProfileError
 from rosetta.sources import environment
-from rosetta.studies import matches, shown
+from rosetta.studies import amounts, matches, shown
 from rosetta.studies.matches import Study
 
 
@@ -320,13 +320,14 @@ def test_a_batch_that_fits_is_what_the_profile_says_and_nothing_is_said(profile,
 @pytest.mark.parametrize("name", ["smoke", "micro"])
 def test_no_batch_of_the_zoo_is_cut(name):
     study = Study(name)
-    asked = {pair: shown.asked_per_batch(study.profile, pair) for pair in study.profile.pairs}
+    asked = {pair: amounts.asked_per_batch(study.profile, pair) for pair in study.profile.pairs}
     assert {pair: study.per_batch(pair) for pair in asked} == asked
 
 
 def test_every_pair_of_the_paper_is_read_in_the_memory_it_is_given():
     study = Study("paper")
-    per_batch = {pair: study.per_batch(pair) for pair in study.profile.pairs}
+    assert {study.per_batch(pair) for pair in study.profile.of("images")[1]} == {study.profile.images.images_per_batch}
+    per_batch = {pair: study.per_batch(pair) for pair in study.profile.of("text")[1]}
     largest = per_batch["opt-30b", "qwen2.5-32b"]
     assert min(per_batch.values()) == largest and max(per_batch.values()) == study.profile.sequences_per_batch
     one = 2 * 1024 * (48 * 28672 + 64 * 27648)  # bytes of the activations of one sequence, in bfloat16

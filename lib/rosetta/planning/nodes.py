@@ -12,7 +12,7 @@ from rosetta.matching.rates import PRESETS, Rates, calibrated
 from rosetta.models.load import SPREAD
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
-from rosetta.studies.shown import (
+from rosetta.studies.amounts import (
     asked_per_batch,
     batch_bytes,
     canonical_positions,

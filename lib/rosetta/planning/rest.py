@@ -18,7 +18,7 @@ from rosetta.planning.runs import positions_of, reading
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
 from rosetta.sources.development import SIZE
-from rosetta.studies.shown import pictures_kept
+from rosetta.studies.amounts import pictures_kept
 from rosetta.studies.table1 import ORACLE, OTHER, RANDOM, ROSETTA
 
 #: Tokens of CodeSearchNet's JavaScript training functions, and their share of all (Appendix F): what a pool is that is

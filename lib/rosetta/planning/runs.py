@@ -6,7 +6,7 @@ from rosetta.matching.cost import EXACT_SHARE, Cost, Stage, costs
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak, sequences
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
-from rosetta.studies.shown import canonical_positions
+from rosetta.studies.amounts import canonical_positions
 
 #: Variants that are matched over fewer positions, where a profile says so; and those of noise alone, which no sketch orders.
 OVER_FEWER = ("permuted", "whole images", "same positions")

@@ -12,7 +12,7 @@ from rosetta.models.generators.flow import PUBLISHED
 from rosetta.models.load import ROOT, ModelSpec, configuration
 from rosetta.models.mlps import find_mlps
 from rosetta.models.vision import open_vision
-from rosetta.studies.shown import BEFORE_CELLS
+from rosetta.studies.amounts import BEFORE_CELLS
 
 #: By the rule, tokens of a vocabulary: between the 50,257 of GPT-2 and the 152,064 of Qwen2.5, whose embeddings it lacks.
 VOCABULARY = 50_000

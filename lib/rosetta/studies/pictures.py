@@ -6,8 +6,8 @@ The job is Snakemake's: ``rosetta.studies.pictures PROFILE RESULTS GENERATOR``.
 import sys
 from collections.abc import Sequence
 
+from rosetta.studies.amounts import pictures_kept
 from rosetta.studies.matches import Study
-from rosetta.studies.shown import pictures_kept
 
 
 def main(arguments: Sequence[str]) -> None:
