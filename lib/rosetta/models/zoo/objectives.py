@@ -19,7 +19,7 @@ from transformers.models.pixio.modeling_pixio import PixioLayer
 from rosetta.models.generators.onestep import redrawn, standard
 from rosetta.models.generators.pmf import unpatched
 from rosetta.models.zoo.training import Task
-from rosetta.sources import develop
+from rosetta.sources.development import develop
 from rosetta.sources.scenes import CELL, SIZE
 
 BATCH = 32
