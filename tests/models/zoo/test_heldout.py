@@ -58,6 +58,7 @@ def test_whether_a_figure_improves_at_every_size():
         card("64x4", right={"value": 0.7}, shape={"value": 0.6}, error_x={"value": 0.4}, diversity={"value": 0.9, "real": 1}),
     ]  # fmt: skip
     assert heldout.improves_with_size(cards) == {"right": True, "shape": False, "error_x": True, "diversity": True}
+    assert not any(heldout.improves_with_size(cards[:1]).values())
 
 
 def test_the_table_says_what_the_cards_say():

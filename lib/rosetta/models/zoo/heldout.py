@@ -194,10 +194,10 @@ def loss_of(name: str, figure: dict) -> float:
 
 
 def improves_with_size(cards: Sequence[dict]) -> dict[str, bool]:
-    """For each figure of a family's cards, whether every size is better than the one below it."""
+    """For each figure of a family's cards, whether every size is better than the one below it; one size alone is not."""
     ordered = sorted(cards, key=lambda card: card["parameters"])
     figures = {name: [loss_of(name, card["heldout"][name]) for card in ordered] for name in ordered[0]["heldout"]}
-    return {name: bool((np.diff(losses) < 0).all()) for name, losses in figures.items()}
+    return {name: len(losses) > 1 and bool((np.diff(losses) < 0).all()) for name, losses in figures.items()}
 
 
 def table(cards: Sequence[dict]) -> str:
