@@ -51,7 +51,7 @@ format: env
 	$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 	$(BIN)/nbstripout notebooks/*.ipynb
 
-zoo: env  ## train the embedded models again (hours; resumes where it was stopped)
+zoo: env  ## train the embedded models that are missing, of language, then of images (hours; resumes where it was stopped)
 	OMP_NUM_THREADS=1 $(BIN)/python -m rosetta.models.zoo --jobs $(CORES)
 
 bench: env  ## speed and memory of every stage, for the largest pair of the zoo

@@ -2,10 +2,8 @@ import itertools
 import json
 import math
 import shutil
-import signal
 import struct
 import subprocess
-import sys
 from collections import Counter
 
 import numpy as np
@@ -14,6 +12,7 @@ import torch
 import transformers
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from killing import train_and_kill
 
 from rosetta import models, sources
 from rosetta.models import likelihood
@@ -201,43 +200,9 @@ def test_a_run_that_was_stopped_ends_with_the_weights_of_one_that_was_not(prepar
     assert steps == [12]
 
 
-KILLED = """
-import sys, time
-from pathlib import Path
-import torch
-from rosetta.models.zoo import language, training
-
-torch.set_num_threads(int(sys.argv[4]))  # sums are added up in another order by another number of threads
-training.CHECKPOINT_SECONDS = -1  # after every step
-save, folder = training.write_whole, Path(sys.argv[1])
-
-def save_the_fourth_half_way(path, write):
-    save_the_fourth_half_way.times += 1
-    if save_the_fourth_half_way.times < 4:
-        return save(path, write)
-
-    def write_half(temporary):
-        write(temporary)
-        with open(temporary, "r+b") as file:
-            file.truncate(temporary.stat().st_size // 2)
-        print("half", flush=True)
-        time.sleep(60)
-
-    save(path, write_half)
-
-save_the_fourth_half_way.times = 0
-training.write_whole = save_the_fourth_half_way
-language.train(sys.argv[2], int(sys.argv[3]), folder)
-"""
-
-
 def test_a_run_killed_while_it_saves_goes_on_from_its_last_whole_checkpoint(prepared, undisturbed, tmp_path):
     folder = shutil.copytree(prepared, tmp_path / "run")
-    command = [sys.executable, "-c", KILLED, str(folder), "pythia-32x2", str(TOKENS), str(torch.get_num_threads())]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout.readline() == "half\n"
-        process.send_signal(signal.SIGKILL)
-    assert process.returncode == -signal.SIGKILL
+    train_and_kill(zoo, "pythia-32x2", TOKENS, folder, whole=3)
     assert header(folder / f"pythia-32x2-{TOKENS}.safetensors")["__metadata__"]["step"] == "3"
     assert_same_weights(zoo.train("pythia-32x2", TOKENS, folder), undisturbed("pythia-32x2"))
 

@@ -7,7 +7,11 @@ import os
 from pathlib import Path
 
 from rosetta.models.zoo import language, vision
-from rosetta.results import write_json
+from rosetta.models.zoo.heldout import improves_with_size, table
+from rosetta.results import write_json, write_whole
+
+#: In the zoo's README, around the table of held-out figures.
+MARKS = ("<!-- held-out figures, written by `make zoo` -->", "<!-- end -->")
 
 
 def main() -> None:
@@ -27,16 +31,35 @@ def main() -> None:
     zoo, wanted = arguments.zoo, set(arguments.models)
     language.train_all(zoo, [name for name in language.names() if name in wanted], arguments.tokens, arguments.jobs)
     vision.train_all(zoo, [name for name in vision.names() if name in wanted], arguments.scenes, arguments.jobs)
-    write_json(zoo / "models.json", listed(zoo))
+    cards = listed(zoo)
+    write_json(zoo / "models.json", cards)
+    describe(zoo / "README.md", cards)
 
 
 def listed(zoo: Path) -> list[dict]:
-    """The cards of the models that are in the zoo, with what they read or make (``modality``)."""
+    """The cards of the models that are in the zoo, with what is no matter of the model alone.
+
+    ``modality``: what it reads or makes; of a vision model, ``improves_with_size``: for each figure, whether it is better at
+    each size of the family than at the one before.
+    """
     cards = []
     for modality, names in (("text", language.names()), ("images", vision.names())):
         files = [zoo / name / "card.json" for name in names]
         cards += [json.loads(file.read_text()) | {"modality": modality} for file in files if file.exists()]
+    for family in vision.FAMILIES:
+        mine = [card for card in cards if card["family"] == family]
+        for card in mine:
+            card["improves_with_size"] = improves_with_size(mine)
     return cards
+
+
+def describe(readme: Path, cards: list[dict]) -> None:
+    """Put the table of held-out figures into the zoo's README, between its two marks."""
+    if readme.exists():
+        before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
+        _, _, after = rest.partition(MARKS[1])
+        text = f"{before}{MARKS[0]}\n{table(cards)}\n{MARKS[1]}{after}"
+        write_whole(readme, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 if __name__ == "__main__":

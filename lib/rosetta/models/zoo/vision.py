@@ -9,6 +9,7 @@ import json
 import logging
 import math
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,11 +20,14 @@ from open_clip.constants import HF_CONFIG_NAME, HF_SAFE_WEIGHTS_NAME
 from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg
 from PIL import Image
 from safetensors import safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from rosetta.models.generators import onestep
 from rosetta.models.generators.onestep import OneStep
-from rosetta.models.vision import describe_vision
+from rosetta.models.load import ModelSpec
+from rosetta.models.vision import describe_vision, open_vision
+from rosetta.models.zoo.heldout import captions_found, drawing, probes
+from rosetta.models.zoo.heldout import reconstruction as reconstructed
 from rosetta.models.zoo.objectives import (
     BATCH,
     Autoencoder,
@@ -60,6 +64,7 @@ class Family(NamedTuple):
     kind: str  # by which library it is opened (`ModelSpec`)
     task: Callable  # (width, depth, scenes, folder, device) -> (Task, what is learnt by it)
     write: Callable  # (what is learnt, training's folder, the model's folder)
+    score: Callable  # (the model as it was written, what is learnt) -> held-out figures
     rate: float = 2e-3  # the highest learning rate, at width 64
     balanced: bool = False  # as many scenes of each class
 
@@ -141,14 +146,38 @@ def _write_onestep(model: OneStep, training: Path, folder: Path) -> None:
     onestep.save(copy.deepcopy(model).half(), folder)
 
 
+def _score_clip(spec: ModelSpec, learnt: CLIP) -> dict:
+    folder = Path(spec.source)
+    model, words = read_clip(folder), json.loads((folder / WORDS).read_text(encoding="utf-8"))
+    return captions_found(model, open_vision(spec).prepare, partial(caption_ids, words)) | probes(spec)
+
+
+def read_clip(folder: Path) -> CLIP:
+    """Both towers of a CLIP of the zoo, in float32."""
+    config = json.loads((folder / HF_CONFIG_NAME).read_text(encoding="utf-8"))["model_cfg"]
+    model = CLIP(config["embed_dim"], CLIPVisionCfg(**config["vision_cfg"]), CLIPTextCfg(**config["text_cfg"]))
+    model.load_state_dict(load_file(folder / HF_SAFE_WEIGHTS_NAME))
+    return model.eval()
+
+
+def _score_dinov2(spec: ModelSpec, learnt: Distilled) -> dict:
+    return probes(spec)
+
+
+def _score_pixio(spec: ModelSpec, learnt: Autoencoder) -> dict:
+    return probes(spec) | reconstructed(spec, learnt)
+
+
+def _score_onestep(spec: ModelSpec, learnt: OneStep) -> dict:
+    return drawing(spec)
+
+
 FAMILIES = {
-    "openclip": Family(505, 1, "open_clip", _openclip, _write_clip),
-    "dinov2": Family(606, 2, "transformers", _dinov2, _write_encoder),
-    "pixio": Family(707, 3, "transformers", _pixio, _write_encoder),
-    "onestep": Family(808, 4, "onestep", _onestep, _write_onestep, rate=4e-3, balanced=True),
+    "openclip": Family(505, 1, "open_clip", _openclip, _write_clip, _score_clip),
+    "dinov2": Family(606, 2, "transformers", _dinov2, _write_encoder, _score_dinov2),
+    "pixio": Family(707, 3, "transformers", _pixio, _write_encoder, _score_pixio),
+    "onestep": Family(808, 4, "onestep", _onestep, _write_onestep, _score_onestep, rate=4e-3, balanced=True),
 }
-#: The seed of the scenes on which every model is scored; none was trained on them.
-HELDOUT = 9
 
 
 def names(families=FAMILIES) -> list[str]:
@@ -286,7 +315,7 @@ def train(name: str, count: int, folder: Path, device: str = "cpu", stop_after: 
 
 
 def finish(name: str, learnt: torch.nn.Module, count: int, folder: Path, zoo: Path) -> dict:
-    """Write one trained model to `zoo/name` in float16, as `open_vision` opens it, and return its card."""
+    """Write one trained model to `zoo/name` in float16, as `open_vision` opens it, score it, and return its card."""
     family, _, _ = parse(name)
     FAMILIES[family].write(learnt, folder, zoo / name)
     spec = describe_vision(str((zoo / name).resolve()), FAMILIES[family].kind, name=name, family=family)
@@ -296,6 +325,10 @@ def finish(name: str, learnt: torch.nn.Module, count: int, folder: Path, zoo: Pa
     }  # fmt: skip
     if spec.classes is not None:
         card["classes"] = spec.classes
+    figures = FAMILIES[family].score(spec, learnt)
+    card["heldout"] = {
+        what: {key: round(value, 4) for key, value in figure.items()} for what, figure in figures.items()
+    }
     write_json(zoo / name / "card.json", card)
     return card
 
@@ -319,7 +352,7 @@ def train_all(zoo: Path, wanted: list[str], count: int, jobs: int) -> None:
         logger.info("rendering for %s", family)
         prepare_family(family, count, folder, jobs)
     for card in side_by_side(_work, [(name, count, folder, zoo, device) for name in todo], jobs):
-        logger.info("%s is trained", card["name"])
+        logger.info("%s: %s", card["name"], {what: figure["value"] for what, figure in card["heldout"].items()})
     if todo:
         write_manifest(zoo / "scenes.json")
 
