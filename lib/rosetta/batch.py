@@ -55,7 +55,7 @@ class Lines(logging.Handler):
 def title(output: Path) -> str:
     """``02_matching a+b`` for ``results/micro/notebooks/02_matching/a+b.ipynb``, ``matches a--b`` for its MatchTable."""
     parts = output.with_suffix("").parts
-    start = max(i for i, folder in enumerate(parts[:-1]) if folder in ("notebooks", "shards", "matches"))
+    start = max(i for i, folder in enumerate(parts[:-1]) if folder in ("notebooks", "shards", "matches", "images"))
     return " ".join(parts[start:]).removeprefix("notebooks ")
 
 

@@ -89,7 +89,7 @@ def test_what_is_matched_over_the_same_positions_shares_a_reading_where_memory_h
 
 def test_a_run_of_images_by_hand(micro):
     """No thinned twin; positions are the canonical grid's cells, whatever the encoder's."""
-    pair = ("onestep-128x6", "openclip-128x6")
+    pair = ("onestep-96x5", "openclip-96x5")
     n_a, n_b = (micro.models[name].neurons for name in pair)
     found = candidates(micro, pair, "trained")["exact"]
     read, _, product, search = found.stages
@@ -99,7 +99,7 @@ def test_a_run_of_images_by_hand(micro):
     assert read.float32 == pytest.approx(once / 7)  # one reading for the trained pair, and three of each permutation
     assert candidates(micro, pair, "untrained")["exact"].stages[0].float32 == pytest.approx(once)
     first = micro.model_copy(update={"images": micro.images.model_copy(update={"grid": "first"})})
-    assert positions(first, ("openclip-128x6", "dinov2-128x6"), "trained") == 1_000 * 49
+    assert positions(first, ("openclip-96x5", "dinov2-96x5"), "trained") == 1_000 * 49
 
 
 def test_the_papers_permuted_nulls_take_no_more_than_a_quarter_of_its_largest_run_of_images(paper):

@@ -37,8 +37,8 @@ def by_hand(w, label, code):
 
 def developed(drawn):
     """Grey levels, float64 [64, 64, 3], each patch whitened by the fixed matrix: grey levels about 128."""
-    with np.load(WHITENING) as file:
-        matrix, mean = file["matrix"] / 2**16, file["mean"]
+    tensors = load_file(WHITENING)
+    matrix, mean = tensors["matrix"].numpy() / 2**16, tensors["mean"].numpy()
     out = np.empty_like(drawn)
     for row, column in np.ndindex(8, 8):
         there = slice(8 * row, 8 * row + 8), slice(8 * column, 8 * column + 8)
