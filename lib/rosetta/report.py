@@ -40,10 +40,11 @@ def took(folder: Path) -> list[str]:
 
 
 def publish(study: Study, folder: Path) -> None:
-    """Copy a run's figures and tables, and of the matching runs those of the example pair."""
-    figures, tables = study.folder / "figures", study.folder / "tables"
-    example = figures / "02_matching" / "+".join(study.profile.example)
-    for source in (*figures.glob("*.png"), *example.glob("*.png"), *tables.glob("*.csv")):
+    """Copy a run's figures and tables, and of the matching runs those of the example pairs."""
+    figures, tables, images = study.folder / "figures", study.folder / "tables", study.profile.images
+    examples = [study.profile.example, *([images.pair] if images else [])]
+    of_pairs = [file for pair in examples for file in (figures / "02_matching" / "+".join(pair)).glob("*.png")]
+    for source in (*figures.glob("*.png"), *of_pairs, *tables.glob("*.csv")):
         write_whole(folder / source.name, lambda path, source=source: path.write_bytes(source.read_bytes()))
 
 

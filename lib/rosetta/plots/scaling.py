@@ -19,7 +19,7 @@ COUNTED = {
 
 
 def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
-    """Figure 3a: Rosetta Neurons against model size, a power law through each curve.
+    """Figure 3: Rosetta Neurons against model size, a power law through each curve.
 
     Parameters
     ----------
@@ -35,7 +35,8 @@ def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
         exponent = rf", $\alpha$ = {fit.alpha:.2f}, $R^2$ = {fit.r2:.3f}" if fit else ""
         style.draw_curve(axes, group["neurons"], group[count], index, label(curve) + exponent)
     style.log_axes(axes, SIZE, ", ".join(["Rosetta Neurons", *COUNTED[count]]))
-    return legend_below(figure, axes)
+    longest = max(len(label(curve)) for curve in points["curve"])
+    return legend_below(figure, axes, columns=2 if longest < 20 else 1)
 
 
 def null_counts(points: pd.DataFrame, null: str) -> Figure:

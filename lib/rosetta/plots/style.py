@@ -35,7 +35,10 @@ plt.rcParams.update({
     "lines.markersize": 7,
 })  # fmt: skip
 
-NAMES = {"pythia": "Pythia", "gpt2": "GPT-2", "opt": "OPT", "qwen": "Qwen"}
+NAMES = {
+    "pythia": "Pythia", "gpt2": "GPT-2", "opt": "OPT", "qwen": "Qwen", "openclip": "OpenCLIP", "dinov2": "DINOv2",
+    "dinov3": "DINOv3", "pixio": "Pixio", "onestep": "One-step", "diffusion": "Diffusion",
+}  # fmt: skip
 
 
 def label(curve: str) -> str:
