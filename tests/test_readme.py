@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from rosetta import profiles
+from rosetta import models, profiles
 from rosetta.models.load import ROOT
 from rosetta.studies import positions, table1
 
@@ -300,3 +300,48 @@ def test_it_does_not_boast_of_more_bad_inputs_than_are_tried():
             cases += math.prod(len(mark.args[1]) for mark in marks)
     said = int(re.search(r"(\d+) bad inputs, each refused", TOLD)[1])
     assert 487 <= said <= cases  # what is tried once is not to be given up
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Models of images
+
+
+def test_what_is_said_of_images_is_what_was_published():
+    points, fits = (pd.read_csv(ROOT / "figures" / f"{name}_images.csv") for name in ("points", "fits"))
+    raw = fits[fits["count"] == "raw"].set_index("curve")
+    for column in ("alpha", "r2"):
+        digits = {"alpha": 2, "r2": 3}[column]
+        for curve in (raw[column].idxmin(), raw[column].idxmax()):
+            value, low, high = raw.loc[curve, [column, f"{column}_low", f"{column}_high"]]
+            assert f"{value:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] ({curve})" in TOLD
+    assert f"below 1 for {(raw['alpha_high'] < 1).sum()} of {len(raw)} curves" in TOLD
+    assert (
+        f"more than trained ones at {(points['untrained_mean'] > points['raw']).sum()} of {len(points)} points" in TOLD
+    )
+    all_above = (points["strict"] == points["raw"]).sum()
+    assert f"*all three* nulls lie all trained pairs at {all_above} of {len(points)} points" in TOLD
+    ends = points.groupby("curve")["raw"].agg(["first", "last"])
+    grow = (ends["last"] > ends["first"]).sum()
+    assert f"from the smallest size to the largest, on {grow} of {len(ends)} curves" in TOLD
+    assert (
+        f"know where they are, {points['images_mean'].min():.0f} to {points['images_mean'].max():.0f} of them" in TOLD
+    )
+    for of_k in pd.read_csv(ROOT / "figures" / "fits_by_k_images.csv").itertuples():
+        assert f"{of_k.alpha:.2f} [{of_k.alpha_low:.2f}, {of_k.alpha_high:.2f}] at k = {of_k.k}" in TOLD
+
+
+def test_what_is_said_of_more_images_and_of_real_ones_is_what_was_published():
+    sweep, real = (pd.read_csv(ROOT / "figures" / f"{name}.csv") for name in ("image_sweep", "real_and_generated"))
+    last, before = sweep.iloc[-1], sweep.iloc[-2]
+    overlap = f"{last.overlap:.0%} [{last.overlap_low:.0%}, {last.overlap_high:.0%}]"
+    assert f"{overlap} of the pairs at {last.images:,.0f} images were there at {before.images:,.0f}" in TOLD
+    most = real.iloc[-1]
+    assert f"{most.generated:.0f} over generated images, {most.real:.0f} over real ones" in TOLD
+    assert f"a Jaccard index of {most.jaccard:.2f}" in TOLD
+    table = pd.read_csv(ROOT / "figures" / "development.csv").set_index(["grain", "whitened"])["high"]
+    assert (
+        f"of r up to {table[0, False]:.2f}; with grain of 5% and whitened patches, up to {table[0.05, True]:.2f}"
+        in TOLD
+    )
+    cards = [card for card in models.zoo_cards() if card["modality"] == "images"]
+    assert len(cards) == 16 and "16 small models of images" in TOLD
