@@ -26,7 +26,8 @@ def summary(study: Study) -> str:
 
 def took(folder: Path) -> list[str]:
     """The time in which at least one notebook ran, and the largest memory of one, from the engine's records (MiB, s)."""
-    files = {" ".join(file.relative_to(folder).with_suffix("").parts): file for file in folder.rglob("*.tsv")}
+    names = {file.relative_to(folder).with_suffix("").parts: file for file in folder.rglob("*.tsv")}
+    files = {" ".join(parts): file for parts, file in names.items() if parts[0] != "pictures"}  # which are no notebooks
     if not files:
         return []
     runs = pd.concat({name: pd.read_csv(file, sep="\t").tail(1) for name, file in files.items()}).droplevel(1)

@@ -39,7 +39,7 @@ def run(kit: Path, target: str) -> tuple[int, str]:
 def test_a_kit_in_a_folder_with_a_space_runs_and_says_one_line_a_notebook(kit):
     code, output = run(kit, "notebooks/01_alignment.ipynb")
     assert code == 0, output
-    assert re.fullmatch(r"\[1/1\] 01_alignment +\d+ s\n", output)
+    assert re.fullmatch(r"\[1/2\] images onestep-48x3 made +\d+ s\n\[2/2\] 01_alignment +\d+ s\n", output)
     made = kit / "my results" / "smoke"
     assert (made / "notebooks" / "01_alignment.ipynb").is_file()
     benchmark = pd.read_csv(made / "benchmarks" / "01_alignment.tsv", sep="\t")
@@ -55,8 +55,8 @@ def test_a_notebook_that_fails_says_why_and_where(kit):
     nbformat.write(notebook, path)
     code, output = run(kit, "notebooks/01_alignment.ipynb")
     assert code != 0
-    lines = output.splitlines()
-    assert re.fullmatch(r"\[1/1\] 01_alignment +\d+ s  FAILED", lines[0])
+    _pictures, *lines = output.splitlines()
+    assert re.fullmatch(r"\[2/2\] 01_alignment +\d+ s  FAILED", lines[0])
     assert lines[1:5] == [
         "    LookupError: a model is not there",
         "    in code cell 2:",

@@ -15,7 +15,7 @@ from statsmodels.tools import add_constant
 from rosetta import models, sources
 from rosetta.neurons import labels
 from rosetta.sources import environment
-from rosetta.studies import explorer, matches, properties
+from rosetta.studies import explorer, properties, shown
 from rosetta.studies.matches import Study
 from rosetta.studies.properties import OTHERS, ROSETTA
 
@@ -36,7 +36,7 @@ def corpus(tmp_path_factory):
     """Code, arithmetic and prose, of about equal length."""
     path = tmp_path_factory.mktemp("corpus") / "corpus.jsonl"
     code = sources.split_at_lines(
-        (models.ROOT / "lib" / "rosetta" / "models" / "zoo.py").read_text(encoding="utf-8"), 400
+        (models.ROOT / "lib" / "rosetta" / "models" / "zoo" / "language.py").read_text(encoding="utf-8"), 400
     )
     prose = sources.split_at_lines((models.ROOT / "README.md").read_text(encoding="utf-8"), 400)
     kinds = {"code": list(code)[:30], "math": map(environment.arithmetic, range(30)), "general prose": list(prose)[:30]}
@@ -111,7 +111,7 @@ def test_kurtosis_is_scipys_over_the_weights_on_disk(study, name, weight, transp
 def test_kurtosis_depends_on_the_weights_and_not_on_the_text(profile, tmp_path, corpus, monkeypatch):
     read = []
     load = models.load
-    monkeypatch.setattr(matches, "load_model", lambda spec, *rest: read.append(spec.name) or load(spec, *rest))
+    monkeypatch.setattr(shown, "load_model", lambda spec, *rest: read.append(spec.name) or load(spec, *rest))
     first = properties.kurtosis(Study(profile(), tmp_path), PYTHIA)
     path = profile(corpus={"kind": "files", "paths": [str(corpus)]}, tokens=500)
     assert properties.kurtosis(Study(path, tmp_path), PYTHIA).equals(first) and len(read) == 1
@@ -129,7 +129,7 @@ def test_in_a_profile_of_bfloat16_no_model_is_loaded_in_anything_else(profile, t
         loaded.append(load(*args))
         return loaded[-1]
 
-    monkeypatch.setattr(matches, "load_model", watched)
+    monkeypatch.setattr(shown, "load_model", watched)
     half = Study(profile(dtype="bfloat16"), tmp_path)
     found = properties.kurtosis(half, OPT)
     properties.floor(half)
