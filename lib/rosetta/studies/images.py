@@ -1,7 +1,7 @@
 """What notebooks show of images: those on which neurons fire most, one image on two grids, and how scenes were chosen."""
 
 import io
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -47,11 +47,6 @@ def best_pairs(study: Study, pair: tuple[str, str], n: int = 6, images: int = 3)
         )
         for number, match in enumerate(best.itertuples())
     ]  # fmt: skip
-
-
-def table(pairs: Iterable[SeenPair]) -> pd.DataFrame:
-    """Pairs by name, with their correlation and how much of an image both neurons fire on at once."""
-    return pd.DataFrame([{"A": pair.a, "B": pair.b, "r": pair.r} for pair in pairs])
 
 
 def _stacked(study: Study, pair, best: pd.DataFrame, images: int, by: str) -> pd.DataFrame:
