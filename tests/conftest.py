@@ -262,11 +262,12 @@ BATCH = re.search(r"^BATCH\s*:= (.*)$", (ROOT / "Makefile").read_text(encoding="
 
 
 def snakemake(results: Path, *arguments: str, profile="smoke", python=sys.executable, cwd=ROOT):
-    """Start the batch, as `make reproduce` does, in a process group of its own."""
+    """Start the batch, as `make reproduce` does, in a process group of its own; of a copy of the kit, with its library."""
     config = ["--config", f"profile={profile}", f"results={results}"]
     return subprocess.Popen(
         [python, "-m", "snakemake", *arguments, "--cores", "2", *config, *BATCH],
         cwd=cwd,
+        env=os.environ | {"PYTHONPATH": str(cwd / "lib")},
         start_new_session=True,
         text=True,
         stdout=subprocess.PIPE,

@@ -87,7 +87,7 @@ VALUES = {
     "images.gallery": ({}, [], None),
     "images.k_curve": ("nothing", "pythia-opt", "", None, 1, ["onestep-openclip"]),
     **dict.fromkeys(
-        ("images.pair", "images.gallery.pair", "images.sweep.pair", "images.sweep.encoders"),
+        ("images.pair", "images.sweep.pair", "images.sweep.encoders"),
         ([], ["onestep-32x2"], ["onestep-32x2", "onestep-32x2"], ["onestep-32x2", "gpt-5"], ["onestep-32x2", "opt-32x2"], "onestep-32x2", [1, 2], None),
     ),
     "models.onestep-32x2.kind": ("", "clip", "Pmf", None, 1, True, ["pmf"]),

@@ -570,8 +570,6 @@ def without(*keys) -> dict:
         (changed("images", "pair", to=["onestep-32x2", "bert"]), "images.pair names the model 'bert', which is no model of images; those are openclip"),
         (changed("images", "pair", to=["pythia-32x2", "opt-32x2"]), "images.pair names the model 'pythia-32x2', which is no model of images"),
         (changed("images", "pair", to=["onestep-48x3", "dinov2-48x3"]), "images.pair is ['onestep-48x3', 'dinov2-48x3']; it must be a point of"),
-        (changed("images", "gallery", "pair", to=["opt-32x2", "openclip-32x2"]), "images.gallery.pair names the model 'opt-32x2', which is no"),
-        (changed("images", "gallery", "pair", to=["openclip-48x3", "onestep-48x3"]), "images.gallery.pair is ['openclip-48x3', 'onestep-48x3']; it"),
         (changed("images", "k_curve", to="pythia-opt"), "images.k_curve is 'pythia-opt'; allowed are the curves of images, onestep-openclip, "),
         (changed("k_curve", to="onestep-openclip"), "k_curve is 'onestep-openclip'; allowed are the curves of text, opt-qwen, "),
         (changed("images", "sweep", "pair", to=["onestep-32x2", "gpt2-32x2"]), "images.sweep.pair names the model 'gpt2-32x2', which is no model"),

@@ -41,6 +41,7 @@ def test_a_kit_in_a_folder_with_a_space_runs_and_says_one_line_a_notebook(kit):
     assert code == 0, output
     assert re.fullmatch(r"\[1/2\] images onestep-48x3 made +\d+ s\n\[2/2\] 01_alignment +\d+ s\n", output)
     made = kit / "my results" / "smoke"
+    assert (made / "figures" / "fig24_grids.png").is_file() and not (ROOT / "my results").exists()
     assert (made / "notebooks" / "01_alignment.ipynb").is_file()
     benchmark = pd.read_csv(made / "benchmarks" / "01_alignment.tsv", sep="\t")
     assert benchmark.s[0] > 1 and benchmark.max_rss[0] > 100

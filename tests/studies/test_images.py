@@ -25,7 +25,6 @@ def study(tmp_path_factory) -> Study:
     content = yaml.safe_load((ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8"))
     content["images"] |= {"count": IMAGES, "permuted": None, "pair": list(PAIR)}
     content["images"]["sweep"] |= {"pair": list(PAIR), "encoders": list(ENCODERS), "images": [1, 8, IMAGES]}
-    content["images"]["gallery"] |= {"pair": list(PAIR)}
     (folder / "few.yaml").write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return Study(str(folder / "few.yaml"), folder / "results")
 

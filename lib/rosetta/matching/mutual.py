@@ -271,6 +271,15 @@ def locate(neurons: np.ndarray, layers: Sequence[int]) -> tuple[np.ndarray, np.n
     return layer, neurons - (ends - np.asarray(layers))[layer]
 
 
+def numbered(table: pd.DataFrame, layers: tuple[Sequence[int], Sequence[int]]) -> list[tuple[int, int]]:
+    """A MatchTable's pairs as numbers through all layers of A and of B: the inverse of `locate`."""
+    sides = (
+        np.cumsum([0, *of_model])[table[f"layer_{side}"]] + table[f"unit_{side}"]
+        for side, of_model in zip("ab", layers, strict=True)
+    )
+    return list(zip(*(side.tolist() for side in sides), strict=True))
+
+
 def top_k(table: pd.DataFrame, k: int) -> pd.DataFrame:
     """The part of a MatchTable, made with a larger k, that mutual top-k would have found."""
     part = table[(table.rank_a <= k) & (table.rank_b <= k)].reset_index(drop=True)

@@ -45,9 +45,9 @@ class ImageSweep(Section):
 
 
 class Gallery(Section):
-    """The strongest images of single neurons (Figures 21 and 22): neurons, images of each, and the seed that draws the others."""
+    """The strongest images of single neurons (Figures 21 and 22), for every pair: neurons, images of each, and the seed that
+    draws the others."""
 
-    pair: Pair
     neurons: Count
     images: Count
     seed: Natural
@@ -58,9 +58,9 @@ class Images(Section):
 
     ``count`` images each pair: generated ones, as many of each class, for a generator with an encoder; ``real`` ones for two
     encoders. A generator's i-th image follows from its weights, ``seed`` and i alone. ``grid``: the canonical grid is
-    the larger of both models' (Appendix B), or the first's. Untrained, an encoder sees what
-    the untrained generator makes, its ``own``, or what the ``trained`` one made: some make grey only. ``permuted`` images for the permuted null (null: all).
-    ``rank``: an example's strength is the mean over its cells, as the judge of H.1 has it, or the peak.
+    the larger of both models' (Appendix B), or the first's. ``untrained``: an untrained encoder sees what the untrained
+    generator makes, its ``own``, or what the ``trained`` one made, as some make grey only. ``permuted`` images for the permuted
+    null (null: all). ``rank``: an example's strength is the mean over its cells, as the judge of H.1 has it, or the peak.
     """
 
     real: by_kind(scenes=Scenes, folder=Folder)

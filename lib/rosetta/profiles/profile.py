@@ -234,19 +234,13 @@ def _check_images(profile: Profile) -> None:
     images = profile.images
     if images is None:
         return
-    named = {
-        "pair": images.pair,
-        "gallery.pair": images.gallery.pair,
-        "sweep.pair": images.sweep.pair,
-        "sweep.encoders": images.sweep.encoders,
-    }
+    named = {"pair": images.pair, "sweep.pair": images.sweep.pair, "sweep.encoders": images.sweep.encoders}
     of_images = [name for name, spec in profile.models.items() if spec.modality == "images"]
     for key, pair in named.items():
         _among(f"images.{key} names the model", pair, of_images, ", which is no model of images; those are ")
     curves, pairs = profile.of("images")
-    for key in ("pair", "gallery.pair"):
-        if named[key] not in pairs:
-            refuse(f"images.{key} is {list(named[key])}; it must be a point of one of the curves")
+    if images.pair not in pairs:
+        refuse(f"images.pair is {list(images.pair)}; it must be a point of one of the curves")
     _among("images.k_curve is", [images.k_curve], curves, "; allowed are the curves of images, ")
     generates = {name for name in of_images if profile.models[name].generates}
     for has, pair in [*(("curves have the pair", pair) for pair in pairs), ("images.sweep.pair is", images.sweep.pair)]:

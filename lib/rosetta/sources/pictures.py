@@ -1,5 +1,6 @@
 """Pictures: what a vision model is shown, and those that lie as image files in a folder or in ImageNet's folders."""
 
+import hashlib
 import logging
 import os
 import re
@@ -67,6 +68,11 @@ class Pictures:
         self.files, self.least = files, least
         self.left_out: dict[Path, str] = {}
         self._told: set[str] = set()
+
+    def digest(self) -> str:
+        """What tells these files from others, or from the same changed: their names, labels, sizes and times."""
+        facts = [(str(path), label, path.stat().st_size, path.stat().st_mtime_ns) for path, label in self.files.items()]
+        return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
     def __iter__(self) -> Iterator[Picture]:
         for path, label in self.files.items():

@@ -1,6 +1,7 @@
 """What is counted of a study's matches: the points of every curve, power laws through them, and sweeps (Figures 33 to 35)."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 import pandas as pd
@@ -13,6 +14,7 @@ from rosetta.matching.correlation import PearsonAccumulator, tiles
 from rosetta.matching.mutual import collapse, mutual_nearest, top_k
 from rosetta.matching.segments import Segment
 from rosetta.results import keep
+from rosetta.studies.budget import Budgeted
 from rosetta.studies.matches import Study
 
 
@@ -180,7 +182,7 @@ def _kept_sweep(study: Study, name: str, pair: tuple[str, str], unit: str, budge
 
     def rows() -> Iterator[dict]:
         before = None
-        for reached in _reached(study, lambda amount: study.batches(pair, amount), budgets):
+        for reached in _reached(study, study.batches(pair, budgets[-1]), partial(study.pieces, pair), budgets):
             yield _sweep_row(unit, reached, before)
             before = reached.pairs
 
@@ -199,14 +201,10 @@ def real_and_generated(study: Study) -> pd.DataFrame:
     sweep = study.profile.images.sweep
     generator, encoders, budgets = sweep.pair[0], sweep.encoders, sorted(sweep.images)
 
-    def over_generated(amount: int) -> AlignedBatches:
-        batches = study.batches(encoders, amount)
-        batches.pieces = study.made_by(generator, amount)
-        return batches
-
     def rows() -> pd.DataFrame:
-        real = _reached(study, lambda amount: study.batches(encoders, amount), budgets)
-        generated = _reached(study, over_generated, budgets)
+        batches = study.batches(encoders, budgets[-1])
+        real = list(_reached(study, batches, partial(study.pieces, encoders), budgets))
+        generated = _reached(study, batches, partial(study.made_by, generator), budgets)
         return pd.DataFrame([
             {"images": one.amount, "real": len(one.pairs), "generated": len(other.pairs),
              "jaccard": len(one.pairs & other.pairs) / max(1, len(one.pairs | other.pairs))}
@@ -226,11 +224,13 @@ class Reached(NamedTuple):
     pairs: set
 
 
-def _reached(study: Study, batches_of: Callable[[int], AlignedBatches], budgets: list[int]) -> Iterator[Reached]:
-    """The mutual nearest neighbours at each budget; of batches over so much of the text or images."""
-    batches = batches_of(budgets[-1])
+def _reached(
+    study: Study, batches: AlignedBatches, pieces_of: Callable[[int], Iterable], budgets: list[int]
+) -> Iterator[Reached]:
+    """The mutual nearest neighbours at each budget: two models read ``pieces_of(budget)``, so much of the text or images."""
+    batches.pieces = pieces_of(budgets[-1])
     fits = len(list(tiles(*map(sum, batches.layers), int(study.profile.memory_gb * 2**30)))) == 1
-    return _read_off(study, batches, budgets) if fits else _matched_anew(study, batches_of, budgets)
+    return _read_off(study, batches, budgets) if fits else _matched_anew(study, batches, pieces_of, budgets)
 
 
 def _amount(piece) -> int:
@@ -263,16 +263,18 @@ def _read_off(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iter
         yield reached()
 
 
-def _matched_anew(study: Study, batches_of: Callable[[int], AlignedBatches], budgets: list[int]) -> Iterator[Reached]:
+def _matched_anew(
+    study: Study, batches: AlignedBatches, pieces_of: Callable[[int], Iterable], budgets: list[int]
+) -> Iterator[Reached]:
     """For a table that the memory does not hold: each budget is read and matched for itself.
 
     As they grow by a factor, all together read little more than the last.
     """
     told = 0
     for budget in budgets:
-        batches = batches_of(budget)
+        batches.pieces = pieces_of(budget)
         table = study.match(batches)
-        amount = sum(map(_amount, batches.pieces))
+        amount = batches.pieces.read if isinstance(batches.pieces, Budgeted) else len(batches.pieces)
         if amount > told:
             pairs = table[["layer_a", "unit_a", "layer_b", "unit_b"]]
             yield Reached(amount, table.attrs["positions"], set(pairs.itertuples(index=False, name=None)))

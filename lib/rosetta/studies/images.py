@@ -12,7 +12,7 @@ from rosetta.matching import nulls
 from rosetta.matching.alignment import resample_grid
 from rosetta.matching.batches import Example, HeldBatches, strongest_pieces
 from rosetta.matching.images import Wish
-from rosetta.matching.mutual import match_batches, matched_neurons, top_k
+from rosetta.matching.mutual import match_batches, matched_neurons, numbered, top_k
 from rosetta.neurons.images import maps_on, top_images
 from rosetta.plots.images import Seen, SeenPair, as_they_are
 from rosetta.results import keep
@@ -51,11 +51,7 @@ def best_pairs(study: Study, pair: tuple[str, str], n: int = 6, images: int = 3)
 
 def _stacked(study: Study, pair, best: pd.DataFrame, images: int, by: str) -> pd.DataFrame:
     batches = study.trained(pair)
-    numbers = [
-        [sum(layers[: match[f"layer_{side}"]]) + match[f"unit_{side}"] for _, match in best.iterrows()]
-        for side, layers in zip("ab", batches.layers, strict=True)
-    ]
-    strongest = strongest_pieces(batches, list(zip(*numbers, strict=True)), images, by)
+    strongest = strongest_pieces(batches, numbered(best, batches.layers), images, by)
     return pd.DataFrame([
         {"match": match, "image": _png(_pixels(study, pair, example)), "rows": len(example.a), "a": example.a.ravel(), "b": example.b.ravel()}
         for match, examples in enumerate(strongest) for example in examples
@@ -158,12 +154,9 @@ def grids(study: Study, pair: tuple[str, str], images: int = 100) -> tuple[np.nd
     """
     batches = study.batches(pair, images)
     held = batches.held()
-    best = match_batches(held, 1).iloc[0]
-    columns = [
-        sum(layers[: best[f"layer_{side}"]]) + best[f"unit_{side}"]
-        for side, layers in zip("ab", held.layers, strict=True)
-    ]
-    example = strongest_pieces(held, [tuple(columns)], 1)[0][0]
+    table = match_batches(held, 1).head(1)
+    columns = numbered(table, held.layers)[0]
+    example = strongest_pieces(held, [columns], 1)[0][0]
     pixels, maps = _pixels(study, pair, example), {}
     for side, reader, column in zip("ab", (batches.a, batches.b), columns, strict=True):
         read = (
@@ -172,7 +165,7 @@ def grids(study: Study, pair: tuple[str, str], images: int = 100) -> tuple[np.nd
             else reader.read(pixels[None])[None]
         )
         own = read[0][:, column].float().cpu().reshape(reader.grid)
-        name = f"{reader.name} L{best[f'layer_{side}']}/U{best[f'unit_{side}']}"
+        name = f"{reader.name} L{table[f'layer_{side}'][0]}/U{table[f'unit_{side}'][0]}"
         canonical = resample_grid(own[None, ..., None], batches.together.size)[0, ..., 0]
         maps[name] = own.numpy(), canonical.numpy()
     return pixels, maps
@@ -207,9 +200,8 @@ def by_development(study: Study, pair: tuple[str, str]) -> pd.DataFrame:
 def _with_development(study, pair, drawn, grain, share: float, whitened: bool) -> dict:
     rows = development.patches(drawn.float() + 255 * share * grain).flatten(0, 1).double()
     if whitened:
-        values, vectors = torch.linalg.eigh(torch.cov(rows.T))
-        # What does not vary at all is left as it is.
-        rows = (rows - rows.mean(0)) @ ((vectors / values.clamp(min=1e-3).sqrt()) @ vectors.T)
+        matrix, mean = (torch.from_numpy(x) for x in development.whitening_of(drawn.numpy(), share))
+        rows = (rows - mean) @ matrix
     values = torch.linalg.eigvalsh(torch.cov(rows.T))
     z = (rows - rows.mean()) / rows.std()
     scaled = development.MIDDLE + development.SPREAD * z.reshape(len(drawn), -1, rows.shape[1]).float()

@@ -13,7 +13,7 @@ import pandas as pd
 
 from rosetta.matching import nulls
 from rosetta.matching.batches import Example, strongest_pieces
-from rosetta.matching.mutual import match_batches, match_thinned, top_k
+from rosetta.matching.mutual import match_batches, match_thinned, numbered, top_k
 from rosetta.matching.positions import thinning
 from rosetta.results import keep, made_by, why_stale
 from rosetta.studies.budget import Budgeted
@@ -132,8 +132,7 @@ class Study(Shown):
         for each of the two neurons.
         """
         batches = self.trained(pair)
-        starts = [[sum(layers[:i]) for i in range(len(layers))] for layers in batches.layers]
-        pairs = [(starts[0][m.layer_a] + m.unit_a, starts[1][m.layer_b] + m.unit_b) for m in matches.itertuples()]
+        pairs = numbered(matches, batches.layers)
         return [
             _as_table(strongest, f"{m.model_a} L{m.layer_a}/U{m.unit_a}", f"{m.model_b} L{m.layer_b}/U{m.unit_b}")
             for m, strongest in zip(matches.itertuples(), strongest_pieces(batches, pairs, n), strict=True)

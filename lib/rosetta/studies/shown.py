@@ -327,7 +327,8 @@ class Shown:
         if self.profile.models[names[0]].generates:
             shown = {"generated": images.seed}
         else:
-            shown = {"real": images.real | ({"scenes": scenes.digest()} if images.real["kind"] == "scenes" else {})}
+            scenic = images.real["kind"] == "scenes"
+            shown = {"real": images.real | {"digest": scenes.digest() if scenic else self.real_images().digest()}}
         same_names = ("count", "grid", "untrained")
         return shown | {key: getattr(images, key) for key in same_names} | {"images_per_batch": self.per_batch(names)}
 

@@ -8,7 +8,7 @@ import math
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from rosetta.models.generators.pmf import Block, FinalLayer, LabelEmbedder, linear, turns, unpatched
@@ -102,10 +102,3 @@ def configured(folder: Path) -> OneStep:
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("model_type")
     return OneStep(**config)
-
-
-def load(folder: Path) -> OneStep:
-    """The network that `save` wrote, in float32; RuntimeError if weights are missing, left over or of another shape."""
-    model = configured(folder)
-    model.load_state_dict(load_file(folder / "model.safetensors"))
-    return model.float().eval().requires_grad_(False)

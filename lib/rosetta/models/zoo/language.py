@@ -21,7 +21,7 @@ from tokenizers import decoders, normalizers, pre_tokenizers, processors, traine
 
 from rosetta.models.likelihood import next_token_nats, text_nats
 from rosetta.models.load import from_config, token_ids
-from rosetta.models.zoo.training import Task, fit, side_by_side, warmup_cosine
+from rosetta.models.zoo.training import Task, fit, side_by_side, warmup_cosine, without_card
 from rosetta.results import write_json, write_whole
 from rosetta.sources.document import Document, interleave
 from rosetta.sources.environment import ENVIRONMENT_SHARES, environment_documents, write_manifest
@@ -270,10 +270,8 @@ def train_all(zoo: Path, wanted: list[str], tokens: int, jobs: int) -> None:
     """Train every wanted model that has no card yet, the smallest first, `jobs` at a time."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = zoo / ".training"
-    todo = [name for name in wanted if not (zoo / name / "card.json").exists()]
-    todo.sort(key=lambda name: parse(name)[1])
-    families = {parse(name)[0] for name in todo}
-    missing = sorted(family for family in families if not (folder / f"{family}-{tokens}.npy").exists())
+    todo, families = without_card(zoo, wanted, parse)
+    missing = [family for family in families if not (folder / f"{family}-{tokens}.npy").exists()]
     documents = environment_documents("train") if missing else []
     for family in missing:
         logger.info("tokenizing for %s", family)

@@ -53,6 +53,16 @@ def warmup_cosine(step: int, steps: int, peak: float) -> float:
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
+def without_card(
+    zoo: Path, wanted: Sequence[str], parse: Callable[[str], tuple[str, int, int]]
+) -> tuple[list[str], list[str]]:
+    """The wanted models that have no card yet, the smallest first, and their families."""
+    names = sorted(
+        (name for name in wanted if not (zoo / name / "card.json").exists()), key=lambda name: parse(name)[1]
+    )
+    return names, sorted({parse(name)[0] for name in names})
+
+
 def fit(
     task: Task, steps: int, rate: Callable[[int], float], weight_decay: float, checkpoint: Path, counted: tuple[str, int],
     stop_after: int | None = None,

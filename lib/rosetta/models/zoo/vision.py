@@ -38,7 +38,7 @@ from rosetta.models.zoo.objectives import (
     reconstruction,
     rendering,
 )  # fmt: skip
-from rosetta.models.zoo.training import Task, fit, side_by_side, warmup_cosine
+from rosetta.models.zoo.training import Task, fit, side_by_side, warmup_cosine, without_card
 from rosetta.results import write_json, write_whole
 from rosetta.sources.development import CELL, MEAN, SIZE, STD
 from rosetta.sources.scenes import CLASSES, drawn, write_manifest
@@ -346,9 +346,8 @@ def train_all(zoo: Path, wanted: list[str], count: int, jobs: int) -> None:
     """Train every wanted model that has no card yet, the smallest first, `jobs` at a time."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     folder = zoo / ".training"
-    todo = [name for name in wanted if not (zoo / name / "card.json").exists()]
-    todo.sort(key=lambda name: parse(name)[1])
-    for family in sorted({parse(name)[0] for name in todo}):
+    todo, families = without_card(zoo, wanted, parse)
+    for family in families:
         logger.info("rendering for %s", family)
         prepare_family(family, count, folder, jobs)
     for card in side_by_side(_work, [(name, count, folder, zoo, device) for name in todo], jobs):
