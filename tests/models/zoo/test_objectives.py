@@ -108,6 +108,38 @@ def test_a_crop_holds_the_pixels_of_the_cells_it_names(seed, side):
         assert numbers.tolist() == expected
 
 
+@pytest.mark.parametrize(
+    ("config", "more"),
+    [
+        ("Dinov2Config", {}),
+        ("DINOv3ViTConfig", {"num_register_tokens": 4, "use_gated_mlp": True, "pos_embed_rescale": None}),
+    ],
+)
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_view_of_the_whole_image_is_what_the_encoder_itself_gives_of_it(config, more, masked):
+    import transformers
+
+    torch.manual_seed(0)
+    shape = {
+        "hidden_size": 32,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "image_size": SIZE,
+        "patch_size": CELL,
+    }
+    encoder = transformers.AutoModel.from_config(getattr(transformers, config)(**shape, **more)).eval()
+    with torch.no_grad():
+        encoder.embeddings.mask_token.normal_()
+    student, pixels = objectives.Distilled(encoder), torch.randn(3, 3, SIZE, SIZE)
+    cells, hidden = torch.arange(GRID**2).expand(3, -1), torch.rand(3, GRID**2) < 0.5
+    with torch.no_grad():
+        found = student(pixels, cells, hidden if masked else None)
+        expected = encoder(pixels, bool_masked_pos=hidden if masked else None).last_hidden_state
+    prefix = 1 + more.get("num_register_tokens", 0)
+    torch.testing.assert_close(found[:, 0], expected[:, 0], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(found[:, 1:], expected[:, prefix:], atol=1e-5, rtol=1e-5)
+
+
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 2**31))
 def test_every_second_image_is_masked_by_a_tenth_to_a_half(seed):

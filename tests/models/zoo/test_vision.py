@@ -93,7 +93,7 @@ def features_of(name, learnt, pixels):
     return learnt.encoder(x).last_hidden_state
 
 
-@pytest.mark.parametrize("name", vision.names()[:15:5])
+@pytest.mark.parametrize("name", [name for name in vision.names()[::5] if not name.startswith("onestep")])
 def test_an_encoder_that_was_written_gives_what_the_trained_one_gives(written, name):
     learnt, folder, card = written[name]
     opened = open_vision(ModelSpec(name, str(folder), card["family"], 0, 0, kind=card["kind"]))
@@ -135,6 +135,7 @@ FIGURES = {
         "colour_by_probe": {"majority", "untrained"},
     },
     "dinov2": {"shape_by_probe": {"majority", "untrained"}, "colour_by_probe": {"majority", "untrained"}},
+    "dinov3": {"shape_by_probe": {"majority", "untrained"}, "colour_by_probe": {"majority", "untrained"}},
     "pixio": {
         "shape_by_probe": {"majority", "untrained"}, "colour_by_probe": {"majority", "untrained"},
         "error_drawn": {"mean"}, "error_developed": {"mean"},

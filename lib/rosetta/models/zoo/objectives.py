@@ -216,7 +216,7 @@ def reconstruction(model: Autoencoder, scenes: Scenes, device: str = "cpu") -> T
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# DINOv2: self-distillation
+# DINOv2 and DINOv3: self-distillation
 
 
 class Head(nn.Module):
@@ -232,7 +232,7 @@ class Head(nn.Module):
 
 
 class Distilled(nn.Module):
-    """A DINOv2 encoder with one head for its class token and one for its patch tokens."""
+    """A DINOv2 or DINOv3 encoder with one head for its class token and one for its patch tokens."""
 
     def __init__(self, encoder: nn.Module):
         super().__init__()
@@ -240,7 +240,7 @@ class Distilled(nn.Module):
         self.class_head, self.patch_head = Head(encoder.config.hidden_size), Head(encoder.config.hidden_size)
 
     def forward(self, pixels: Tensor, cells: Tensor, masked: Tensor | None = None) -> Tensor:
-        """All tokens [B, 1 + cells, width] of crops.
+        """Class and patch tokens [B, 1 + cells, width] of crops; registers, where there are any, are left out.
 
         Parameters
         ----------
@@ -250,6 +250,8 @@ class Distilled(nn.Module):
         masked : bool [B, cells], optional
             Cells in whose place the mask token is shown.
         """
+        if self.encoder.config.model_type == "dinov3_vit":
+            return self._rotated(pixels, cells, masked)
         embeddings, positions = self.encoder.embeddings, self.encoder.embeddings.position_embeddings[0]
         x = embeddings.patch_embeddings(pixels)
         if masked is not None:
@@ -257,6 +259,15 @@ class Distilled(nn.Module):
         first = (embeddings.cls_token[0] + positions[:1]).expand(len(x), 1, -1)
         x = torch.cat((first, x + positions[1 + cells]), dim=1)
         return self.encoder.layernorm(self.encoder.encoder(x).last_hidden_state)
+
+    def _rotated(self, pixels: Tensor, cells: Tensor, masked: Tensor | None) -> Tensor:
+        """Of DINOv3, whose positions are rotations in attention: those of the cells in the whole image."""
+        encoder = self.encoder
+        image = pixels.new_empty(1, 3, SIZE, SIZE)
+        turns = [of_image[cells][:, None] for of_image in encoder.rope_embeddings(image)]  # [B, 1, cells, channels]
+        x = encoder.model(encoder.embeddings(pixels, masked), position_embeddings=turns).last_hidden_state
+        registers = encoder.config.num_register_tokens
+        return encoder.norm(torch.cat((x[:, :1], x[:, 1 + registers :]), dim=1))
 
 
 def cut(pixels: Tensor, side: int, chance: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -322,7 +333,7 @@ def _entropy(shares: Tensor) -> Tensor:
 
 
 def distillation(student: Distilled, scenes: Scenes, device: str = "cpu") -> tuple[Task, Distilled]:
-    """DINOv2: class tokens of two views agree, and masked patch tokens say what the teacher says of the patch.
+    """DINOv2 and DINOv3: class tokens of two views agree, and masked patch tokens say what the teacher says of the patch.
 
     Returns
     -------

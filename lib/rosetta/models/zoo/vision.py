@@ -1,4 +1,4 @@
-"""The embedded vision models: three families of encoders and one of generators, trained independently on scenes.
+"""The embedded vision models: four families of encoders and one of generators, trained independently on scenes.
 
 "Independently" means that each family has its own architecture, objective, initialization, sample of scenes and order.
 Within a family every size sees the same scenes in the same order, with the same grain.
@@ -49,6 +49,7 @@ SIZES = ((32, 2), (48, 3), (64, 4), (96, 5), (128, 6))  # width x depth; heads o
 SCENES = 50_000
 #: OpenCLIP sees smaller images: 7 x 7 cells to the others' 8 x 8.
 CLIP_SIZE = 56
+REGISTERS = 4  # of DINOv3
 CLIP_CHANNELS = 64  # in which an image and a caption meet
 CAPTION_TOKENS = 32
 #: The file of its words, beside the model.
@@ -108,6 +109,16 @@ def _dinov2(width: int, depth: int, scenes: Scenes, folder: Path, device: str) -
     return task, teacher
 
 
+def _dinov3(width: int, depth: int, scenes: Scenes, folder: Path, device: str) -> tuple[Task, torch.nn.Module]:
+    """As `_dinov2`, with registers, rotary positions and, at every size, the gated MLP of DINOv3's largest two."""
+    gated = {"use_gated_mlp": True, "hidden_act": "silu", "intermediate_size": 4 * width}
+    # A position is where a cell is, at every step: no stretched coordinates in training.
+    more = gated | {"num_register_tokens": REGISTERS, "pos_embed_rescale": None}
+    student = Distilled(_encoder(transformers.DINOv3ViTConfig, width, depth, **more)).to(device)
+    task, teacher = distillation(student, scenes, device)
+    return task, teacher
+
+
 def _pixio(width: int, depth: int, scenes: Scenes, folder: Path, device: str) -> tuple[Task, torch.nn.Module]:
     model = Autoencoder(_encoder(transformers.PixioConfig, width, depth, n_cls_tokens=8)).to(device)
     return reconstruction(model, scenes, device), model
@@ -160,7 +171,7 @@ def read_clip(folder: Path) -> CLIP:
     return model.eval()
 
 
-def _score_dinov2(spec: ModelSpec, learnt: Distilled) -> dict:
+def _score_distilled(spec: ModelSpec, learnt: Distilled) -> dict:
     return probes(spec)
 
 
@@ -174,9 +185,10 @@ def _score_onestep(spec: ModelSpec, learnt: OneStep) -> dict:
 
 FAMILIES = {
     "openclip": Family(505, 1, "open_clip", _openclip, _write_clip, _score_clip),
-    "dinov2": Family(606, 2, "transformers", _dinov2, _write_encoder, _score_dinov2),
+    "dinov2": Family(606, 2, "transformers", _dinov2, _write_encoder, _score_distilled),
     "pixio": Family(707, 3, "transformers", _pixio, _write_encoder, _score_pixio),
     "onestep": Family(808, 4, "onestep", _onestep, _write_onestep, _score_onestep, rate=4e-3, balanced=True),
+    "dinov3": Family(909, 5, "transformers", _dinov3, _write_encoder, _score_distilled),
 }
 
 
