@@ -95,14 +95,18 @@ ROSETTA = matched(
     + [STUDY.filtering.pair]
     + ([pair for pair in STUDY.curves[STUDY.images.k_curve] if len(pair) == 2] if STUDY.images else [])
 )
+#: Whose positions, and whose images, notebook 02 looks at more closely.
+EXAMPLES = [STUDY.positions.pair] + ([STUDY.images.pair] if STUDY.images else [])
 #: The notebooks after 02 run two at a time.
 HALF = max(1, workflow.cores // 2)
 
 
 def weights(wildcards):
     """The files of a point's models, where they are on this machine. Of the jobs that are ready, those with the largest
-    inputs run first, so no large pair is left to run alone at the end."""
-    sources = [STUDY.models[name].source for name in POINTS[wildcards.point]]
+    inputs run first, so no large pair is left to run alone at the end; nor is an example, of which more is shown, and which
+    therefore names the files of all models."""
+    point = POINTS[wildcards.point]
+    sources = [STUDY.models[name].source for name in (STUDY.models if point in EXAMPLES else point)]
     return [file for source in sources for file in sorted(glob(f"{source}/**/*.safetensors", recursive=True))]
 
 
