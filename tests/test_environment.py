@@ -156,6 +156,8 @@ def test_the_library_reads_and_writes_no_pickles():
     for path in (ROOT / "lib" / "rosetta").rglob("*.py"):
         source = path.read_text(encoding="utf-8")
         assert not imports_of(path) & {"joblib", "dill", "shelve"}, path.name
-        assert not re.search(r"pickle\.(loads?|dumps?)|torch\.save\(|to_pickle|read_pickle|allow_pickle=True", source), path.name
+        assert not re.search(
+            r"pickle\.(loads?|dumps?)|torch\.save\(|to_pickle|read_pickle|allow_pickle=True", source
+        ), path.name
         loads = re.findall(r"torch\.load\(([^)]*)\)", source)
         assert all("weights_only=True" in call for call in loads) and (not loads or path.name == "flow.py"), path.name
