@@ -56,7 +56,8 @@ def packing(table: pd.DataFrame) -> Figure:
     figure, axes = plt.subplots()
     for index, (way, group) in enumerate(table.groupby("packing", sort=False)):
         color, bars = COLORS[index % 6], {"yerr": style.interval(group, "spread"), "capsize": 3}
-        axes.errorbar(group["tail"], group["spread"], fmt=MARKERS[index % 6], color=color, label=way, **bars)
+        look = {"fmt": MARKERS[index % 6], "color": color, "markerfacecolor": "none"}  # one may lie on another
+        axes.errorbar(group["tail"], group["spread"], label=way, **look, **bars)
         axes.plot(group["tail"], group["expected"], "--", color=color, linewidth=1.3)
     style.log_axes(axes, "features L in the tail", "covariance of the rest,\nroot mean square")
     return legend_below(figure, axes, columns=2, title="packing of the tail (dashed: expected)", title_fontsize=11)
