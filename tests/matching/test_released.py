@@ -121,6 +121,8 @@ def test_two_lists_compared_are_two_sets_compared(ours, theirs, k, exchange):
     for (a, b), row in found.layers.iterrows():
         of = [sum(one[0] == a and two[0] == b for one, two in some) for some in (mine, other, both)]
         assert row[["ours", "theirs", "shared"]].tolist() == of
+    spread = found.layers.unstack(fill_value=0)
+    assert spread.index.is_monotonic_increasing and found.layers.index.is_monotonic_increasing
     assert found.layers[["ours", "theirs"]].sum().tolist() == [len(mine), len(other)]
 
 

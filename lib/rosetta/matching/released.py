@@ -170,7 +170,7 @@ def compare(ours: pd.DataFrame, theirs: pd.DataFrame, k: int = 1) -> Comparison:
         len(ours), len(theirs), shared,
         len(shared) / either if either else math.nan,
         float(r.iloc[:, 0].corr(r.iloc[:, 1])) if varied else math.nan,
-        pd.DataFrame({of: table.value_counts(["layer_a", "layer_b"]) for of, table in counts.items()})
+        pd.DataFrame({of: table.groupby(["layer_a", "layer_b"]).size() for of, table in counts.items()})
         .fillna(0).astype(int).sort_index(),
     )  # fmt: skip
 
