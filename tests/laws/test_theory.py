@@ -263,3 +263,47 @@ def test_other_bad_input():
         simulation.grid([8], [2.0], runs=0)
     with pytest.raises(ValueError, match="beta is 1"):
         theory.exponents(1)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# One fixed feature (eq. 24), and two models (eq. 63)
+
+
+@pytest.mark.parametrize("beta", [1.5, 2.0, 3.0])
+def test_a_fixed_features_isolation_grows_as_n_with_the_stated_factor(beta):
+    ranks, kappa = np.array([1, 2, 7]), 1.5
+    distance = {"discrete": [], "continuum": []}
+    for n in (2**12, 2**20):
+        isolation = {
+            "discrete": theory.optimal_isolation(n, beta, kappa)[ranks - 1],
+            "continuum": theory.continuum_isolation(ranks, n, beta, kappa),
+        }
+        for allocation, s in isolation.items():
+            limit = theory.purification(ranks, beta, kappa, allocation)
+            distance[allocation].append(np.abs((s + 1) / n / limit - 1).max())
+    for far, near in distance.values():
+        # What is left falls as N^(1/beta - 1), the share of the budget that goes into the "-1" of the features above water.
+        assert near < 0.03 and near == pytest.approx(far * 2 ** (8 * (1 / beta - 1)), rel=0.3)
+    exact = [kappa * r**-beta / sum(k**-beta for k in range(1, 200_000)) for r in ranks]
+    assert theory.purification(ranks, beta, kappa) == pytest.approx(exact, rel=5e-3)
+    assert theory.purification(1, 3.0, 2.0, "continuum") == pytest.approx(4.0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"), [((0.5, 2.0), "rank"), ((math.nan, 2.0), "rank"), ((1, 1.0), "beta"), ((1, 2.0, 0), "kappa"), ((1, 2.0, 1.0, "both"), "allocation")]
+)  # fmt: skip
+def test_a_rate_that_cannot_be_is_refused_by_name(arguments, name):
+    with pytest.raises(ValueError, match=f"^{name} is"):
+        theory.purification(*arguments)
+
+
+@given(st.lists(st.tuples(st.floats(0, 9), st.floats(0, 9)), max_size=30), st.floats(0.1, 5))
+def test_two_models_share_the_features_that_both_isolate(pairs, tau):
+    a, b = ([pair[side] for pair in pairs] for side in (0, 1))
+    assert theory.shared_features(a, b, tau) == sum(x >= tau and y >= tau for x, y in pairs)
+    assert theory.shared_features(a, a, tau) == theory.rosetta_features(a, tau)
+
+
+def test_isolations_of_other_features_are_not_compared():
+    with pytest.raises(ValueError, match=r"isolation_a has shape \(2,\), isolation_b \(3,\)"):
+        theory.shared_features([1, 2], [1, 2, 3])

@@ -23,6 +23,15 @@ POINTS = pd.DataFrame({
     "permuted_high": [5.0, 5.5, 13.0, np.nan, np.nan], "positions": 9_000, "permuted_positions": [800, 900, 800, 900, 900],
     "aligned_same": [25, 30, 45, 1, 8],
 })  # fmt: skip
+SHARES = pd.DataFrame({
+    "curve": ["pythia-opt"] * 3 + ["gpt2-mine"] * 2, "neurons": [*SIZES, 150.0, 300.0], "count": "raw",
+    "share": [*2 * SIZES**-0.5, 0, 0.03], "low": [*SIZES**-0.5, 0, 0.01], "high": [*3 * SIZES**-0.5, 0.02, 0.05],
+})  # fmt: skip
+SHARES = pd.concat([SHARES, SHARES.assign(count="strict", share=0.5 * SHARES["share"])])
+PACKINGS = pd.DataFrame({
+    "packing": ["isotropic"] * 2 + ["sets"] * 2, "tail": [100, 400] * 2, "spread": [0.05, 0.02, 0.04, 0.03],
+    "low": [0.04, 0.01, 0.0, 0.02], "high": [0.06, 0.03, 0.05, 0.04], "expected": [0.05, 0.025] * 2,
+})  # fmt: skip
 K_POINTS = pd.concat([POINTS[:3], POINTS[:3].assign(k=5, raw=4 * SIZES)])
 SWEEP = pd.DataFrame({
     "tokens": [100, 1_000, 10_000], "count": [5, 8, 9], "overlap": [np.nan, 0.5, 0.9], "jaccard": [np.nan, 0.3, 0.8]
@@ -174,6 +183,11 @@ CASES = {
         {SIZE, "Rosetta Neurons, calibrated"},
         [r"Pythia–OPT, $\alpha$ = 1.00, $R^2$ = 1.000", "GPT-2–mine"],
     ),
+    "fig03a share": (
+        lambda: plots.fig03a(SHARES, "strict", share=True),
+        {SIZE, "share of all neurons, strict"},
+        [r"Pythia–OPT, $\alpha - 1$ = -0.50 [-0.50, -0.50]", "GPT-2–mine"],
+    ),
     "null_counts": (
         lambda: plots.null_counts(POINTS, "permuted"),
         {SIZE, "matched pairs"},
@@ -267,6 +281,11 @@ CASES = {
             *(rf"$\beta$ = {beta:g}: {alpha} ({theory.exponents(beta)[panel]:.3f})"
               for beta, alpha in zip((1.5, 2), fitted.split(" ", 1), strict=True)),
         )],
+    ),
+    "packing": (
+        lambda: plots.packing(PACKINGS),
+        {"features L in the tail", "covariance of the rest,\nroot mean square"},
+        ["packing of the tail (dashed: expected)", "isotropic", "sets"],
     ),
     "panel_c": (
         lambda: plots.panel_c(READINGS),
@@ -672,3 +691,27 @@ def test_real_and_generated_images_are_drawn_as_they_were_counted():
         expected = IMAGE_SWEEP[["images", text]]
         np.testing.assert_allclose(labelled(left, f"{text} images").get_xydata(), expected)
     np.testing.assert_allclose(right.lines[0].get_xydata(), IMAGE_SWEEP[["images", "jaccard"]])
+
+
+def test_shares_are_drawn_with_their_intervals_and_a_share_of_none_without():
+    axes = drawn(plots.fig03a(SHARES, "raw", share=True)).axes[0]
+    raw = SHARES[SHARES["count"] == "raw"]
+    np.testing.assert_allclose(
+        labelled(axes, axes.get_legend_handles_labels()[1][0]).get_xydata(), raw[["neurons", "share"]][:3]
+    )
+    segments = [segment for bars in axes.collections for segment in bars.get_segments()]
+    positive = raw[raw["share"] > 0]
+    np.testing.assert_allclose([segment[:, 1] for segment in segments], positive[["low", "high"]])
+    two = plots.fig03a(SHARES[:2], share=True).axes[0].get_legend_handles_labels()[1]
+    assert two == [r"Pythia–OPT, $\alpha - 1$ = -0.50"]  # two points have no interval
+
+
+def test_packings_are_drawn_beside_what_is_expected():
+    axes = draw("packing").axes[0]
+    for container, (_, group) in zip(axes.containers, PACKINGS.groupby("packing", sort=False), strict=True):
+        points, bars = points_and_bars(container)
+        np.testing.assert_allclose(points, group[["tail", "spread"]])
+        np.testing.assert_allclose(bars[:, :, 1], group[["low", "high"]])
+    dashed = [line for line in axes.lines if line.get_linestyle() == "--"]
+    for line, (_, group) in zip(dashed, PACKINGS.groupby("packing", sort=False), strict=True):
+        np.testing.assert_allclose(line.get_xydata(), group[["tail", "expected"]])

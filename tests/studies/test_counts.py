@@ -1,4 +1,5 @@
 import numpy as np
+import pandas as pd
 import pytest
 import yaml
 from conftest import OTHER, PAIR, mutual
@@ -75,6 +76,30 @@ def test_a_collapsed_point_counts_the_anchors_neurons_that_every_pair_matches(pr
     point = counts.point(one, tuple(three))
     assert point["anchor"] == "pythia-32x2" and point["raw"] == len(neurons[0] & neurons[1]) > 0
     assert point["calibrated"] <= point["raw"] <= min(map(len, neurons))
+
+
+def test_shares_are_counts_over_the_mean_of_the_models_neurons_and_their_exponent_is_one_less():
+    sizes = np.array([256.0, 568.5, 1024.0, 4608.0])
+    raw, strict = np.array([60, 100, 160, 400]), np.array([40, 50, 90, 0])
+    points = pd.DataFrame({
+        "curve": "pythia-opt", "models": list("abcd"), "neurons": sizes, "raw": raw, "calibrated": raw - 1, "strict": strict
+    })  # fmt: skip
+    shares = counts.shares(points)
+    assert shares.groupby("count", sort=False).size().to_dict() == {"raw": 4, "calibrated": 4, "strict": 4}
+    for count, pairs in (("raw", raw), ("strict", strict)):
+        of = shares[shares["count"] == count]
+        assert of["pairs"].tolist() == pairs.tolist() and of["share"].to_numpy() == pytest.approx(pairs / sizes)
+        p, z = pairs / sizes, stats.norm.ppf(0.975)  # Wilson's interval: where |p - q| = z sqrt(q (1 - q) / n)
+        for end in (of["low"].to_numpy(), of["high"].to_numpy()):
+            assert (p - end) ** 2 == pytest.approx(z**2 * end * (1 - end) / sizes, abs=1e-12)
+        assert (of["low"] <= of["share"]).all() and (of["share"] < of["high"]).all()
+    fitted = counts.share_fits(shares).set_index("count")
+    assert list(fitted.index) == ["raw", "calibrated"]  # a share of 0 has no logarithm
+    line = stats.linregress(np.log(sizes), np.log(raw))
+    half = stats.t.ppf(0.975, 2) * line.stderr
+    assert fitted.loc["raw", ["alpha", "alpha_low", "alpha_high"]].tolist() == pytest.approx(
+        [line.slope - 1, line.slope - 1 - half, line.slope - 1 + half]
+    )
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -154,3 +179,7 @@ def test_curves_of_one_point_have_no_fit_and_no_error(profile, tmp_path):
     fits = counts.fits(points)
     assert len(points) == 2 and len(fits) == 0 and {"curve", "count", "alpha", "alpha_high", "r2"} <= set(fits)
     plots.fig03a(points, "strict")
+    shares = counts.shares(points)
+    assert shares[shares["count"] == "raw"]["share"].tolist() == points["share"].tolist()
+    assert len(counts.share_fits(shares)) == 0
+    plots.fig03a(shares, "strict", share=True)

@@ -21,7 +21,7 @@ _POSITIVE = ("a finite number above 0", lambda v: 0 < v < np.inf)
 _RULES = {
     "n_neurons": ("a whole number of at least 1", _whole(1)),
     "beta": ("a finite number above 1 (the importances must have a finite sum)", lambda v: 1 < v < np.inf),
-    "kappa": _POSITIVE, "gamma": _POSITIVE, "tau": _POSITIVE, "noise_floor": _POSITIVE,
+    "kappa": _POSITIVE, "gamma": _POSITIVE, "tau": _POSITIVE, "noise_floor": _POSITIVE, "isolation": _POSITIVE,
     "n_inputs": ("a whole number of at least 2", _whole(2)),
     "seed": ("a whole number of at least 0", _whole(0)),
     "runs": ("a whole number of at least 1", _whole(1)),
@@ -31,6 +31,10 @@ _RULES = {
     "background": ("'all' or 'unassigned'", lambda v: v in ("all", "unassigned")),
     "coordinates": ("'assigned' or 'all'", lambda v: v in ("assigned", "all")),
     "non_rosetta": (f"one of {', '.join(READINGS)}", lambda v: v in READINGS),
+    "draws": ("a whole number of at least 1", _whole(1)),
+    "held": ("a whole number of at least 1", _whole(1)),
+    "common": ("a number of at least 0 and below 1", lambda v: 0 <= v < 1),
+    "allocation": ("'discrete' or 'continuum'", lambda v: v in ("discrete", "continuum")),
     "per": ("'feature' or 'neuron'", lambda v: v in ("feature", "neuron")),
 }  # fmt: skip
 
@@ -102,6 +106,20 @@ def rosetta_features(isolation: np.ndarray, tau: float = 2.0) -> int:
     return int((np.asarray(isolation) >= tau).sum())
 
 
+def shared_features(isolation_a: np.ndarray, isolation_b: np.ndarray, tau: float = 2.0) -> int:
+    """R_tau of two models: features with min(s_r, s'_r) >= tau (eq. 63).
+
+    Raises
+    ------
+    ValueError
+        If the two do not say of the same features how isolated they are.
+    """
+    a, b = np.asarray(isolation_a), np.asarray(isolation_b)
+    if a.shape != b.shape:
+        raise ValueError(f"isolation_a has shape {a.shape}, isolation_b {b.shape}; both must be of the same features")
+    return rosetta_features(np.minimum(a, b), tau)
+
+
 def _mass(low: float, high: float, level: float, beta: float) -> float:
     """The integral of (level / r)^beta - 1 over low <= r <= high (eq. 18 to 20, 28)."""
     with np.errstate(over="ignore"):
@@ -128,8 +146,34 @@ def cutoff_rank(n_neurons: int, beta: float, kappa: float = 1.0, gamma: float = 
 
 
 def continuum_isolation(rank, n_neurons: int, beta: float, kappa: float = 1.0, gamma: float = 4.0) -> np.ndarray:
-    """s*(r; N) = [(r_0 / r)^beta - 1]_+ at any ranks (eq. 4, 14); the shape of `rank`."""
+    """s*(r; N) = [(r_0 / r)^beta - 1]_+ at any ranks (eq. 4, 14, 24); the shape of `rank`."""
     return np.maximum((cutoff_rank(n_neurons, beta, kappa, gamma) / np.asarray(rank, float)) ** beta - 1, 0)
+
+
+def purification(rank, beta: float, kappa: float = 1.0, allocation: str = "discrete") -> np.ndarray:
+    """What s_r / N tends to at a fixed rank as N grows: the factor in eq. 24's Theta(N / r^beta).
+
+    With few features above water beside N (their number grows as N^(1/beta)), the whole budget kappa N is shared out as the
+    importances are. Their sum is zeta(beta) in the discrete allocation (eq. 11), 1 / (beta - 1) in the continuum (eq. 20).
+
+    Parameters
+    ----------
+    rank : number or array
+        r >= 1; the shape of what is returned.
+    beta, kappa
+        As in `optimal_isolation`.
+    allocation : {"discrete", "continuum"}
+
+    Raises
+    ------
+    ValueError
+        On anything else.
+    """
+    check(beta=beta, kappa=kappa, allocation=allocation)
+    rank = np.asarray(rank, dtype=np.float64)
+    if not (rank >= 1).all():
+        raise ValueError(f"rank is {rank.tolist()!r}; ranks begin at 1")
+    return kappa * rank**-beta / (scipy.special.zeta(beta) if allocation == "discrete" else 1 / (beta - 1))
 
 
 class Frontier(NamedTuple):
@@ -239,7 +283,10 @@ def posterior_variance(isolation) -> np.ndarray:
     return 1 / (1 + np.asarray(isolation, dtype=np.float64))
 
 
-def correlation_law(isolation_a, isolation_b) -> np.ndarray:
-    """Correlation of two models' neurons for one feature: 1 / sqrt((1 + 1/s)(1 + 1/s')) (eq. 62); 0 where s is 0."""
+def correlation_law(isolation_a, isolation_b, covariance=0.0) -> np.ndarray:
+    """Correlation of two models' neurons for one feature: 1 / sqrt((1 + 1/s)(1 + 1/s')) (eq. 62); 0 where s is 0.
+
+    Where what they hold beside the feature has a covariance (eq. 59), that adds to the 1 above the line.
+    """
     a, b = np.asarray(isolation_a, dtype=np.float64), np.asarray(isolation_b, dtype=np.float64)
-    return np.sqrt(a / (1 + a) * (b / (1 + b)))
+    return (1 + np.asarray(covariance)) * np.sqrt(a / (1 + a) * (b / (1 + b)))

@@ -12,11 +12,11 @@ from rosetta.plots.properties import examples, fig06a, fig07, fig31, kurtosis_ta
 from rosetta.plots.scaling import fig03a, fig25, fig33, null_counts, predictions
 from rosetta.plots.style import label, save
 from rosetta.plots.tables import table
-from rosetta.plots.theory import fig05, fig27, panel_c, slope_errors
+from rosetta.plots.theory import fig05, fig27, packing, panel_c, slope_errors
 
 __all__ = [
-    "Seen", "SeenPair", "composite", "correlation_histogram", "examples", "fig02", "fig03a", "fig05", "fig06a",
-    "fig07", "fig14", "fig21", "fig23", "fig24", "fig25", "fig27", "fig31", "fig33", "fig35", "kurtosis_tails",
-    "label", "language_mix", "lettered", "null_counts", "panel_c", "perplexity", "positions", "precision_recall",
+    "Seen", "SeenPair", "composite", "correlation_histogram", "examples", "fig02", "fig03a", "fig05", "fig06a", "fig07",
+    "fig14", "fig21", "fig23", "fig24", "fig25", "fig27", "fig31", "fig33", "fig35", "kurtosis_tails", "label",
+    "language_mix", "lettered", "null_counts", "packing", "panel_c", "perplexity", "positions", "precision_recall",
     "predictions", "save", "scenes", "slope_errors", "table", "tokens_per_span", "what_a_neuron_is_worth",
 ]  # fmt: skip

@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 
+from rosetta.laws.scaling import PowerLawFit
 from rosetta.matching.nulls import which_positions
 from rosetta.plots import style
 from rosetta.plots.style import BLUE, COLORS, GREEN, GREY, MARKERS, RED, WIDTH, label, legend_below
@@ -18,25 +19,44 @@ COUNTED = {
 }  # fmt: skip
 
 
-def fig03a(points: pd.DataFrame, count: str = "raw") -> Figure:
+def fig03a(points: pd.DataFrame, count: str = "raw", share: bool = False) -> Figure:
     """Figure 3: Rosetta Neurons against model size, a power law through each curve.
 
     Parameters
     ----------
     points : DataFrame
-        As `counts.points` gives it.
+        As `counts.points` gives it; of shares, as `counts.shares` does.
     count : {"raw", "calibrated", "strict", "thinned", "thinned_strict"}
         All pairs, those above the permuted null, or those above both nulls; and all, and those above both nulls, over thinned
         positions.
+    share : bool
+        The share that they are of all neurons instead, with its 95% interval; the exponent is then alpha - 1.
     """
-    figure, axes = plt.subplots()
+    figure, axes = plt.subplots(figsize=(WIDTH, 5.2 if share else 4.4))  # intervals make a long legend
+    if share:
+        points = points[points["count"] == count]
     for index, (curve, group) in enumerate(points.groupby("curve", sort=False)):
-        fit = style.fit_line(axes, group["neurons"], group[count], COLORS[index % 6])
-        exponent = rf", $\alpha$ = {fit.alpha:.2f}, $R^2$ = {fit.r2:.3f}" if fit else ""
-        style.draw_curve(axes, group["neurons"], group[count], index, label(curve) + exponent)
-    style.log_axes(axes, SIZE, ", ".join(["Rosetta Neurons", *COUNTED[count]]))
+        values = group["share" if share else count]
+        fit = style.fit_line(axes, group["neurons"], values, COLORS[index % 6])
+        if share:
+            bars = style.interval(group[values > 0], "share")
+            axes.errorbar(
+                group["neurons"][values > 0], values[values > 0], bars, fmt="none", color=COLORS[index % 6], capsize=3
+            )
+        style.draw_curve(axes, group["neurons"], values, index, label(curve) + _exponent(fit, share))
+    of = "share of all neurons" if share else "Rosetta Neurons"
+    style.log_axes(axes, SIZE, ", ".join([of, *COUNTED[count]]))
     longest = max(len(label(curve)) for curve in points["curve"])
-    return legend_below(figure, axes, columns=2 if longest < 20 else 1)
+    return legend_below(figure, axes, columns=2 if longest < 20 and not share else 1)
+
+
+def _exponent(fit: PowerLawFit | None, share: bool) -> str:
+    if fit is None:
+        return ""
+    if not share:
+        return rf", $\alpha$ = {fit.alpha:.2f}, $R^2$ = {fit.r2:.3f}"
+    low, high = fit.alpha_ci95
+    return rf", $\alpha - 1$ = {fit.alpha:.2f}" + ("" if np.isnan(low) else f" [{low:.2f}, {high:.2f}]")
 
 
 def null_counts(points: pd.DataFrame, null: str) -> Figure:

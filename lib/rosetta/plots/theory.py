@@ -43,6 +43,26 @@ def fig05(isolations: dict[int, np.ndarray], beta: float, tau: float) -> Figure:
     return figure
 
 
+def packing(table: pd.DataFrame) -> Figure:
+    """What of their rest two neurons of one feature share, against the size of the tail it is packed from (eq. 57 to 61).
+
+    Dashed: what is expected. The covariance of what they are matched by, the feature itself, is 1 in the same units.
+
+    Parameters
+    ----------
+    table : DataFrame
+        As `laws.packings` gives it.
+    """
+    figure, axes = plt.subplots()
+    for index, (way, group) in enumerate(table.groupby("packing", sort=False)):
+        color, bars = COLORS[index % 6], {"yerr": style.interval(group, "spread"), "capsize": 3}
+        look = {"fmt": MARKERS[index % 6], "color": color, "markerfacecolor": "none"}  # one may lie on another
+        axes.errorbar(group["tail"], group["spread"], label=way, **look, **bars)
+        axes.plot(group["tail"], group["expected"], "--", color=color, linewidth=1.3)
+    style.log_axes(axes, "features L in the tail", "covariance of the rest,\nroot mean square")
+    return legend_below(figure, axes, columns=2, title="packing of the tail (dashed: expected)", title_fontsize=11)
+
+
 def fig27(table: pd.DataFrame, fitted: pd.DataFrame, reading: str = "coordinates") -> Figure:
     """Figure 27: counts (a), isolation of the Rosetta (b) and of the other neurons (c); theory lines dashed.
 

@@ -139,6 +139,35 @@ def fits(points: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True)
 
 
+def shares(points: pd.DataFrame) -> pd.DataFrame:
+    """The counts of every point as shares of its neurons: the shrinking half of the claim (4.3).
+
+    Returns
+    -------
+    DataFrame
+        ``curve, models, neurons, count, pairs, share`` and Wilson's 95% interval ``low, high``. ``neurons`` are the mean of
+        the models', as in Figure 3. The interval takes neurons for independent draws; neighbours compete for a match, so they
+        are not quite.
+    """
+    rows = []
+    for count in (kind for kind in ("raw", "calibrated", "strict") if kind in points):
+        for point in points.to_dict("records"):
+            share = scaling.wilson(point[count], point["neurons"])
+            row = {name: point[name] for name in ("curve", "models", "neurons")}
+            rows.append(
+                row | {"count": count, "pairs": point[count], "share": share.mean, "low": share.low, "high": share.high}
+            )
+    return pd.DataFrame(rows, columns=["curve", "models", "neurons", "count", "pairs", "share", "low", "high"])
+
+
+def share_fits(shares: pd.DataFrame) -> pd.DataFrame:
+    """The same power laws as `fits`, through shares: their exponent is that of the count less 1, and so is its interval.
+
+    R2 is not that of the count: the same scatter is about a line that rises or falls less.
+    """
+    return scaling.fits(shares, ["curve", "count"], "share")
+
+
 def k_points(study: Study, modality: str = "text") -> pd.DataFrame:
     """The points of one curve for every k of the profile (Figure 25)."""
     profile = study.profile
