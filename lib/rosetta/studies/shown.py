@@ -249,7 +249,10 @@ class Shown:
         return Budgeted(stream, tokens, lambda segment: len(segment.ids_a), self._exact)
 
     def windows(self, tokenizer) -> Budgeted:
-        """The text in which top-activating contexts are sought (E.2), as one model reads it."""
+        """The text in which top-activating contexts are sought (E.2), as one model reads it.
+
+        Of a sample, each sequence is a document: one that was drawn twice gives two.
+        """
         # The models of a family have one tokenizer, each its own copy.
         backend = getattr(tokenizer, "backend_tokenizer", None)
         key = (backend.to_str() if backend else tokenizer,)
