@@ -218,6 +218,20 @@ def test_the_papers_permuted_null_takes_no_more_than_a_quarter_of_what_its_large
     assert all(profiles.load(name).nulls.permuted_tokens is None for name in ("smoke", "micro", "small"))
 
 
+def test_the_papers_text_is_sampled_as_the_paper_samples_it_and_the_embedded_one_as_published():
+    for name in ("small", "paper"):
+        profile = profiles.load(name)
+        assert (profile.sampling, profile.short_documents, profile.token_sweep.sweep) == ("iid", "whole", "separate")
+        assert profile.corpus["dataset"] == "monology/pile-uncopyrighted" and profile.corpus["split"] == "validation"
+        said = (ROOT / "profiles" / f"{name}.yaml").read_text(encoding="utf-8")
+        assert all(
+            subset in said for subset in ("Books3", "BookCorpus2", "OpenSubtitles", "YoutubeSubtitles", "OpenWebText2")
+        )
+    for name in ("smoke", "micro"):
+        profile = profiles.load(name)
+        assert (profile.sampling, profile.token_sweep.sweep) == ("excerpts", "nested")
+
+
 @pytest.mark.parametrize(
     ("content", "said"),
     [
@@ -239,6 +253,15 @@ def test_the_papers_permuted_null_takes_no_more_than_a_quarter_of_what_its_large
         (changed("tokens", to=0), ["tokens is 0", "at least 1"]),
         (changed("context", to=4), ["context is 4", "at least 8"]),
         (changed("seed", to=None), ["seed is None", "whole number"]),
+        (changed("sampling", to="random"), ["sampling is 'random'", "excerpts or iid"]),
+        (changed("sampling", to="iid"), ["sampling is iid", "segments_per_document 1", "must be null"]),
+        (
+            changed("sampling", to="iid") | {"excerpt_characters": None},
+            ["excerpt_characters null", "characters of a sequence"],
+        ),
+        (changed("short_documents", to="cut"), ["short_documents is 'cut'", "skipped or whole"]),
+        (changed("short_documents", to="whole"), ["short_documents is whole", "for sampling: iid"]),
+        (changed("token_sweep", "sweep", to="both"), ["token_sweep.sweep is 'both'", "nested or separate"]),
         (changed("memory_gb", to=-1), ["memory_gb is -1", "above 0"]),
         (changed("dtype", to="float16"), ["dtype", "'float16'", "float32 or bfloat16"]),
         (changed("device", to="gpu"), ["device", "'gpu'", "cuda"]),

@@ -152,3 +152,12 @@ def test_of_text_alone_no_images_are_planned(micro):
     text = micro.model_copy(update={"images": None, "stated": stated})
     assert rest.generators(text) == {} and rest.disk(text)["pictures"] == 0
     assert rest.others(text, H200)["images"].sum() == 0
+
+
+def test_separate_samples_are_each_read_for_themselves(micro):
+    pair, budgets = micro.token_sweep.pair, sorted(micro.token_sweep.tokens)
+    made = rest.sweep(micro, H200, pair, budgets, separate=True)
+    assert [tokens for tokens, _ in made] == budgets
+    separate = micro.model_copy(update={"token_sweep": micro.token_sweep.model_copy(update={"sweep": "separate"})})
+    row = rest.others(separate, H200).query("what.str.startswith('Figure 33')").iloc[0]
+    assert row.tokens == sum(cost.readings * tokens for tokens, cost in made) > budgets[-1]

@@ -149,6 +149,30 @@ def test_a_sweep_whose_table_the_memory_does_not_hold_has_the_same_rows(profile,
     np.testing.assert_array_equal(tight, roomy)
 
 
+@pytest.mark.parametrize("how", [{}, {"sampling": "iid", "excerpt_characters": 200, "segments_per_document": None}])
+def test_a_sweep_over_separate_samples_matches_each_for_itself(profile, tmp_path, how):
+    budgets = [300, 900]
+    one = Study(profile(token_sweep={"pair": list(PAIR), "tokens": budgets, "sweep": "separate"}, **how), tmp_path)
+    sweep, before = counts.token_sweep(one), None
+    assert len(sweep) == 2 and (not how or list(sweep.tokens) == budgets)
+    for row, budget in zip(sweep.itertuples(), budgets, strict=True):
+        batches = one.batches(PAIR, budget)
+        batches.pieces = list(one.separate(PAIR, budget))
+        accumulator = PearsonAccumulator(256, 256)
+        for a, b in batches:
+            accumulator.update(a, b)
+        pairs = mutual(accumulator.correlation().numpy())
+        assert row.tokens == sum(len(piece.ids_a) for piece in batches.pieces)
+        assert row.positions == accumulator.positions and abs(row.count - len(pairs)) <= 2
+        if before is not None:
+            assert row.overlap == pytest.approx(len(pairs & before) / len(pairs), abs=0.05)
+        before = pairs
+    nested = counts.token_sweep(
+        Study(profile("nested", token_sweep={"pair": list(PAIR), "tokens": budgets}, **how), tmp_path)
+    )
+    assert nested.overlap[1] > sweep.overlap[1]  # the smaller text is part of the larger
+
+
 def test_a_sweep_beyond_the_corpus_ends_with_what_the_corpus_holds(profile, tmp_path, caplog, either_way):
     text = tmp_path / "short.txt"
     text.write_text("".join(f"x_{i} = {i} * (y + {i})\n" for i in range(60)))

@@ -40,6 +40,18 @@ def test_the_same_pairs_for_any_number_of_shards_and_any_batch(profile, tmp_path
         assert table.attrs["positions"] == expected.attrs["positions"] and table.attrs["method"] == method
 
 
+def test_a_sample_is_shared_out_as_any_text_is(profile, tmp_path):
+    sampled = {"sampling": "iid", "short_documents": "whole", "excerpt_characters": 200, "segments_per_document": None}
+    study = Study(str(profile(**sampled)), tmp_path / "alone")
+    alone = study.matches(PAIR)
+    sources = [piece.document.source for piece in study.pieces(PAIR)]
+    job = shards.Job(Study(str(profile(**sampled)), tmp_path / "shards"), PAIR)
+    assert [piece.document.source for piece in job.study.pieces(PAIR)] == sources
+    assert len(job.piece) == alone.attrs["positions"]
+    table, _ = matched_in_shards(job, tmp_path, 4)
+    is_as(table, alone)
+
+
 def test_the_notebooks_find_the_tables_made(profile, tmp_path, monkeypatch):
     nulls = {"untrained_seeds": [1], "permutation_seeds": [1], "permuted_tokens": None, "quantile": 0.999}
     study = Study(str(profile(nulls=nulls)), tmp_path / "results")

@@ -35,6 +35,16 @@ class Segment(NamedTuple):
     tokens_b: tuple[np.ndarray, np.ndarray]
     canonical: np.ndarray  # int64 [m, 2], bytes of the document
 
+    def first(self, tokens: int) -> "Segment | None":
+        """Its beginning up to the last shared boundary within so many tokens of A; None if there is none."""
+        spans = int(np.searchsorted(self.tokens_a[1], tokens, side="right"))
+        if not spans:
+            return None
+        (first_a, last_a), (first_b, last_b) = self.tokens_a, self.tokens_b
+        ids = self.ids_a[: last_a[spans - 1]], self.ids_b[: last_b[spans - 1]]
+        sides = (first_a[:spans], last_a[:spans]), (first_b[:spans], last_b[:spans])
+        return Segment(self.document, *ids, *sides, self.canonical[:spans])
+
 
 def segments(
     documents: Iterable[Document],
@@ -102,6 +112,10 @@ class Window(NamedTuple):
     document: Document
     ids: list[int]
     spans: np.ndarray  # int64 [n, 2], bytes of the document
+
+    def first(self, tokens: int) -> "Window":
+        """Its first tokens."""
+        return Window(self.document, self.ids[:tokens], self.spans[:tokens])
 
 
 def windows(

@@ -92,7 +92,7 @@ def _row(run: str, what: str, read: dict[str, float], stages: list[Stage], loads
 def _sweeps(profile: Profile, node: Node) -> list[dict]:
     """Figures 33 to 35; the last is over real images and over generated ones."""
     tokens = profile.token_sweep
-    rows = [_sweep(profile, node, "33", tokens.pair, tokens.tokens)]
+    rows = [_sweep(profile, node, "33", tokens.pair, tokens.tokens, separate=tokens.sweep == "separate")]
     if profile.images:
         images = profile.images.sweep
         rows.append(_sweep(profile, node, "34", images.pair, images.images))
@@ -101,9 +101,15 @@ def _sweeps(profile: Profile, node: Node) -> list[dict]:
 
 
 def _sweep(
-    profile: Profile, node: Node, figure: str, pair: tuple[str, str], budgets: Sequence[int], times: int = 1
+    profile: Profile,
+    node: Node,
+    figure: str,
+    pair: tuple[str, str],
+    budgets: Sequence[int],
+    times: int = 1,
+    separate: bool = False,
 ) -> dict:
-    budgets, made = sorted(budgets), sweep(profile, node, pair, budgets)
+    budgets, made = sorted(budgets), sweep(profile, node, pair, budgets, separate)
     read = [
         Stage("read", *(cost.readings * work for work in reading(profile, pair, amount)[1:])) for amount, cost in made
     ]
@@ -120,13 +126,15 @@ def _unit(profile: Profile, names: Iterable[str]) -> str:
     return "tokens" if profile.modality(names) == "text" else "images"
 
 
-def sweep(profile: Profile, node: Node, pair: tuple[str, str], budgets: Sequence[int]) -> list[tuple[int, Cost]]:
+def sweep(
+    profile: Profile, node: Node, pair: tuple[str, str], budgets: Sequence[int], separate: bool = False
+) -> list[tuple[int, Cost]]:
     """The matchings over growing amounts of text or images, (amount, cost): one whose sums are read off at each budget where
-    ``memory_gb`` holds the table, otherwise one a budget by the quickest method."""
+    ``memory_gb`` holds the table, otherwise, or for `separate` samples, one a budget by the quickest method."""
     n_a, n_b = (profile.models[name].neurons for name in pair)
     budgets, memory = sorted(budgets), memory_bytes(profile)
     whole = exact(n_a, n_b, positions_of(profile, pair, budgets[-1]), memory)
-    if whole.readings == 1:
+    if whole.readings == 1 and not separate:
         table = n_a * n_b * (len(budgets) - 1)
         again = Stage("search", search=table, memory=TABLE_BYTES * table)
         return [(budgets[-1], whole._replace(stages=(*whole.stages, again)))]

@@ -39,6 +39,7 @@ class Profile(Settings):
             for point in points:
                 if len(point.models) > 2 or point.anchor is not None:
                     _check_anchor(self, f"curves.{curve} has the point {list(point.models)}", point)
+        _check_sampling(self)
         _check_sections(self)
         _check_theory(self.theory)
         return self
@@ -281,6 +282,19 @@ def _check_anchor(profile: Profile, has: str, point: Point) -> None:
         said = f"{count} of its pairs ({', '.join(map('+'.join, possible))}) must be points of other curves"
         how = f"; where more are, state the anchor: {{anchor: {models[0]}, models: [{', '.join(models)}]}}"
         refuse(f"{has}; {said} and share one model, but {len(pairs)} are: {pairs}{how if len(pairs) > count else ''}")
+
+
+def _check_sampling(profile: Profile) -> None:
+    """Sequences that are sampled i.i.d. have a length, and are read whole: cut, dense text would count for less."""
+    if profile.sampling == "iid":
+        if profile.excerpt_characters is None:
+            refuse("sampling is iid, and excerpt_characters null; it must be the characters of a sequence")
+        if profile.segments_per_document is not None:
+            refuse(f"sampling is iid, and segments_per_document {profile.segments_per_document}; it must be null")
+    elif "short_documents" in profile.model_fields_set:
+        refuse(
+            f"short_documents is {profile.short_documents}; it is for sampling: iid, where documents can be too short"
+        )
 
 
 def _check_sections(profile: Profile) -> None:

@@ -98,14 +98,16 @@ def _in_the_kit(paths: tuple[str, ...]) -> tuple[str, ...]:
 
 
 class Files(Section):
-    """Local files; paths are relative to the kit, like the models'."""
+    """Local files; paths are relative to the kit, like the models'. The rest is as `sources.from_files` has it."""
 
     paths: Annotated[Several[str], Words("a list of files"), AfterValidator(_in_the_kit)]
     category: Text = None
+    text: Text = None
+    subset: Text = None
 
 
 class Hub(Section):
-    """A data set on the model hub."""
+    """A data set on the model hub; ``shuffle_buffer`` is for excerpts alone."""
 
     dataset: Text
     text: Text
@@ -177,10 +179,15 @@ class Positions(Section):
 
 
 class TokenSweep(Section):
-    """Figure 33: one pair, matched over growing numbers of tokens."""
+    """Figure 33: one pair, matched over growing numbers of tokens.
+
+    Each budget is ``nested`` in the next, a beginning of the same text, or has a ``separate`` sample of its own; the paper's "we
+    sample at each data scale" can mean either. Sets from nested samples overlap more.
+    """
 
     pair: Pair
     tokens: Counts
+    sweep: Annotated[Literal["nested", "separate"], Words("nested or separate")] = "nested"
 
 
 class TheoryGrid(Section):
@@ -315,13 +322,21 @@ class Filtering(Section):
 
 
 class Settings(Section):
-    """All that the file holds."""
+    """All that the file holds.
+
+    ``sampling``: a corpus is read in ``excerpts``, one random excerpt of ``excerpt_characters`` of each document in a seeded
+    order, so that a document counts once, however long it is; or ``iid``, as the paper does, in sequences of so many
+    characters drawn from all of its text (`rosetta.sources.sampling`), where ``short_documents`` says what becomes of those
+    that hold less. Samples have exactly the tokens asked for; excerpts, up to a context more.
+    """
 
     models: Annotated[Mapped[Model], AfterValidator(_specs), Words("a mapping of model names to descriptions")]
     corpus: by_kind(environment=EnvironmentCorpus, files=Files, hub=Hub)
     stated: Annotated[Mapped[Points], Field(alias="curves"), Words("a mapping of curve names to lists of points")]
     tokens: Count
     context: Annotated[int, Field(ge=8), Words("a whole number of at least 8")]
+    sampling: Annotated[Literal["excerpts", "iid"], Words("excerpts or iid")] = "excerpts"
+    short_documents: Annotated[Literal["skipped", "whole"], Words("skipped or whole")] = "skipped"
     excerpt_characters: Limit
     segments_per_document: Limit
     seed: Annotated[int, Field(ge=-(2**31), lt=2**31), Words("a whole number of 32 bits")]

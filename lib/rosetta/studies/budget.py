@@ -25,6 +25,9 @@ class Budgeted:
         The piece that reaches this number is the last.
     count : callable
         The tokens of a piece.
+    exact : bool
+        Cut a piece that would exceed the number (``piece.first``). Of a segment, which is cut where both tokenizers set a
+        boundary, a few tokens may be missing then; the next pieces give them.
 
     Attributes
     ----------
@@ -32,8 +35,8 @@ class Budgeted:
         Tokens that were read when they were last gone through to the end.
     """
 
-    def __init__(self, stream: Callable[[], Iterator], tokens: int, count: Callable[[Any], int]):
-        self.stream, self.tokens, self.count = stream, tokens, count
+    def __init__(self, stream: Callable[[], Iterator], tokens: int, count: Callable[[Any], int], exact: bool = False):
+        self.stream, self.tokens, self.count, self.exact = stream, tokens, count, exact
         self.held: list = []
         self.read = 0
 
@@ -41,6 +44,10 @@ class Budgeted:
         read, pieces = 0, []
         with tqdm(total=self.tokens, unit="token", unit_scale=True, leave=False) as bar:
             for piece in self.held or self.stream():
+                if self.exact and read + self.count(piece) > self.tokens:
+                    piece = piece.first(self.tokens - read)
+                    if piece is None:
+                        continue
                 yield piece
                 if self.tokens <= HELD_TOKENS:
                     pieces.append(piece)

@@ -188,6 +188,8 @@ def predictions(points: pd.DataFrame, count: str = "raw") -> pd.DataFrame:
 def token_sweep(study: Study) -> pd.DataFrame:
     """Matches of one pair over growing numbers of tokens (Figure 33): in one pass where ``memory_gb`` holds their table.
 
+    Where the profile asks for separate samples, each number of tokens is read and matched for itself.
+
     Returns
     -------
     DataFrame
@@ -197,7 +199,8 @@ def token_sweep(study: Study) -> pd.DataFrame:
         holds. Budgets that one segment of text reaches together are one row: they are the same text.
     """
     sweep = study.profile.token_sweep
-    return _kept_sweep(study, "token_sweep", sweep.pair, "tokens", sweep.tokens)
+    separate = partial(study.separate, sweep.pair) if sweep.sweep == "separate" else None
+    return _kept_sweep(study, "token_sweep", sweep.pair, "tokens", sweep.tokens, separate)
 
 
 def image_sweep(study: Study) -> pd.DataFrame:
@@ -206,17 +209,24 @@ def image_sweep(study: Study) -> pd.DataFrame:
     return _kept_sweep(study, "image_sweep", sweep.pair, "images", sweep.images)
 
 
-def _kept_sweep(study: Study, name: str, pair: tuple[str, str], unit: str, budgets) -> pd.DataFrame:
+def _kept_sweep(
+    study: Study, name: str, pair: tuple[str, str], unit: str, budgets, separate: Callable | None = None
+) -> pd.DataFrame:
     budgets = sorted(budgets)
 
     def rows() -> Iterator[dict]:
-        before = None
-        for reached in _reached(study, study.batches(pair, budgets[-1]), partial(study.pieces, pair), budgets):
+        before, batches = None, study.batches(pair, budgets[-1])
+        if separate:
+            found = _matched_anew(study, batches, separate, budgets)
+        else:
+            found = _reached(study, batches, partial(study.pieces, pair), budgets)
+        for reached in found:
             yield _sweep_row(unit, reached, before)
             before = reached.pairs
 
     path = study.folder / "tables" / f"{name}.parquet"
-    return keep(path, study.parameters(pair) | {unit: budgets}, lambda: pd.DataFrame(rows()))
+    parameters = study.parameters(pair) | {unit: budgets, "separate": separate is not None}
+    return keep(path, parameters, lambda: pd.DataFrame(rows()))
 
 
 def real_and_generated(study: Study) -> pd.DataFrame:
@@ -295,7 +305,7 @@ def _read_off(study: Study, batches: AlignedBatches, budgets: list[int]) -> Iter
 def _matched_anew(
     study: Study, batches: AlignedBatches, pieces_of: Callable[[int], Iterable], budgets: list[int]
 ) -> Iterator[Reached]:
-    """For a table that the memory does not hold: each budget is read and matched for itself.
+    """For a table that the memory does not hold, or budgets of different text: each is read and matched for itself.
 
     As they grow by a factor, all together read little more than the last.
     """

@@ -22,7 +22,7 @@ from rosetta.models.load import load as load_model
 from rosetta.models.vision import Vision, open_vision
 from rosetta.profiles.profile import Profile, ProfileError
 from rosetta.profiles.profile import load as load_profile
-from rosetta.sources import environment, pictures, scenes, text
+from rosetta.sources import environment, pictures, sampling, scenes, text
 from rosetta.sources.document import Document, excerpt
 from rosetta.studies.amounts import (
     BATCH_SHARE,
@@ -218,25 +218,41 @@ class Shown:
     # -----------------------------------------------------------------------------------------------------------------
     # Text
 
-    def documents(self) -> Iterator[Document]:
-        """The profile's documents, or a random excerpt of each, in the profile's seeded order."""
-        profile = self.profile
-        if profile.corpus["kind"] == "environment":
-            _notice_other_environment(profile.corpus.get("split", "heldout"), self.results / "corpus")
-        for document in text.documents(profile.corpus, profile.seed, self.results / "corpus"):
-            yield excerpt(document, profile.excerpt_characters, profile.seed)
+    def documents(self, sample: int | None = None) -> Iterator[Document]:
+        """The profile's documents, or a random excerpt of each, in its seeded order; or sequences sampled from all of them.
 
-    def _text(self, pair: tuple[str, str], tokens: int) -> Budgeted:
+        With `sample` another sample: one number gives one, whatever the profile reads besides.
+        """
+        profile, keep_in = self.profile, self.results / "corpus"
+        seed = profile.seed if sample is None else zlib.crc32(f"{profile.seed}-{sample}".encode())
+        if profile.corpus["kind"] == "environment":
+            _notice_other_environment(profile.corpus.get("split", "heldout"), keep_in)
+        if profile.sampling == "iid":
+            yield from sampling.sequences(
+                profile.corpus, seed, profile.excerpt_characters, keep_in, profile.short_documents
+            )
+            return
+        for document in text.documents(profile.corpus, seed, keep_in):
+            yield excerpt(document, profile.excerpt_characters, seed)
+
+    def separate(self, pair: tuple[str, str], tokens: int) -> Iterable:
+        """Text for two models up to a number of tokens, a sample of its own: that of this number (Figure 33)."""
+        return self._text(pair, tokens, sample=tokens)
+
+    def _text(self, pair: tuple[str, str], tokens: int, sample: int | None = None) -> Budgeted:
         tokenizers = [load_tokenizer(self.profile.models[name]) for name in pair]
         context, per_document = self.profile.context, self.profile.segments_per_document
 
         def stream() -> Iterator[Segment]:
-            return segments(self.documents(), *tokenizers, context, per_document)
+            return segments(self.documents(sample), *tokenizers, context, per_document)
 
-        return Budgeted(stream, tokens, lambda segment: len(segment.ids_a))
+        return Budgeted(stream, tokens, lambda segment: len(segment.ids_a), self._exact)
 
     def windows(self, tokenizer) -> Budgeted:
-        """The text in which top-activating contexts are sought (E.2), as one model reads it."""
+        """The text in which top-activating contexts are sought (E.2), as one model reads it.
+
+        Of a sample, each sequence is a document: one that was drawn twice gives two.
+        """
         # The models of a family have one tokenizer, each its own copy.
         backend = getattr(tokenizer, "backend_tokenizer", None)
         key = (backend.to_str() if backend else tokenizer,)
@@ -246,8 +262,13 @@ class Shown:
             def stream() -> Iterator[Window]:
                 return windows(self.documents(), tokenizer, context, per_document)
 
-            self._listed = {key: Budgeted(stream, self.profile.contexts.tokens, lambda window: len(window.ids))}
+            tokens = self.profile.contexts.tokens
+            self._listed = {key: Budgeted(stream, tokens, lambda window: len(window.ids), self._exact)}
         return self._listed[key]
+
+    @property
+    def _exact(self) -> bool:
+        return self.profile.sampling == "iid"
 
     # -----------------------------------------------------------------------------------------------------------------
     # Images
@@ -311,14 +332,11 @@ class Shown:
         return {"models": models, "dtype": self.profile.dtype} | of_modality(names)
 
     def _of_text(self, names: list[str]) -> dict:
-        profile, corpus = self.profile, dict(self.profile.corpus)
-        if corpus["kind"] == "environment":
-            corpus["distributions"] = environment.distributions()
-        elif corpus["kind"] == "files":
-            corpus["files"] = [[str(f), Path(f).stat().st_size, Path(f).stat().st_mtime_ns] for f in corpus["paths"]]
-        same_names = ("tokens", "context", "excerpt_characters", "segments_per_document", "seed")
+        same_names = (
+            "tokens", "context", "sampling", "short_documents", "excerpt_characters", "segments_per_document", "seed",
+        )  # fmt: skip
         return {
-            "corpus": corpus, **{key: getattr(profile, key) for key in same_names},
+            "corpus": text.state(self.profile.corpus), **{key: getattr(self.profile, key) for key in same_names},
             "sequences_per_batch": self.per_batch(names),
         }  # fmt: skip
 
