@@ -95,7 +95,7 @@ function drawRows() {
       make("span", "muted number", "correlation ", make("b", "mono", fixed(neuron.correlation, 2))),
       make("span", "label", neuron.label || NO_LABEL),
       make("span", "muted", severalAnchors ? `${neuron.category} · ${neuron.members[0].model}` : neuron.category),
-      make("span", "muted number", hasKurtosis ? `kurtosis ${fixed(neuron.kurtosis, 1)}` : neuron.members.slice(1).map(nameOf).join(" ")));
+      make("span", "muted number", hasKurtosis ? `kurtosis ${fixed(neuron.kurtosis, 1)}` : neuron.members.slice(1).map((member) => `${member.model} ${nameOf(member)}`).join(", ")));
     row.id = `row-${first + i}`;
     row.dataset.neuron = neuron.id;
     row.style.top = `${(first + i) * height}px`;
@@ -197,7 +197,7 @@ function glowing(map, columns) {
   const context = canvas.getContext("2d"), image = context.createImageData(columns, rows);
   Array.from(map, (digit, cell) => {
     const share = DIGITS.indexOf(digit) / HOTTEST;
-    if (share) image.data.set([...GLOW[Math.ceil(8 * share) - 1], 90 + 130 * share], 4 * cell);
+    if (share) image.data.set([...GLOW[Math.ceil(8 * share) - 1], 70 + 110 * share], 4 * cell);
   });
   context.putImageData(image, 0, 0);
   canvas.setAttribute("aria-hidden", "true");
@@ -211,7 +211,8 @@ function placeOf(map, columns) {
   const third = (at, of, names) => names[Math.floor((3 * (at + 0.5)) / of)];
   const row = third(Math.floor(cell / columns), map.length / columns, ["top", "", "bottom"]);
   const column = third(cell % columns, columns, ["left", "", "right"]);
-  return `fires at ${[row, column].filter(Boolean).join(" ") || "the middle"}, ${Math.round((100 * level) / HOTTEST)}% of its peak`;
+  const place = [row, column].filter(Boolean).join(" ");
+  return `fires ${place ? `at ${place}` : "in the middle"}, ${Math.round((100 * level) / HOTTEST)}% of its peak`;
 }
 
 function panel(sight, alt, ...over) {
