@@ -49,7 +49,7 @@ def test_pictures_are_as_large_as_all_of_them_fit():
         files, found = packed(noise, size)
         assert found == side and list(files) == [0, 1, 2] and sum(map(len, files.values())) == size
         assert all(opened(file).shape == (side, side, 3) for file in files.values())
-    with pytest.raises(ValueError, match="3 pictures of 48 pixels take more than .* bytes; show fewer neurons"):
+    with pytest.raises(ValueError, match=r"3 pictures of 48 pixels take more than .* bytes; show fewer neurons"):
         packed(noise, min(sizes.values()) - 1)
 
 
