@@ -1144,7 +1144,7 @@ def five_hundred(tmp_path_factory) -> Path:
 
 
 def test_five_hundred_neurons_that_see_stay_below_15_mb_and_none_is_drawn_before_it_is_opened(open_page, five_hundred):
-    assert 10e6 < five_hundred.stat().st_size < 15e6
+    assert 8e6 < five_hundred.stat().st_size < 15e6
     page = open_page(five_hundred)
     assert page.locator("#count").text_content() == "500 of 500 neurons"
     assert page.locator("img").count() == 36 and page.locator("#detail canvas").count() == 24 + 1
