@@ -93,7 +93,7 @@ ROSETTA = matched(
     [pair for family in STUDY.properties.rosetta for _, pair in STUDY.family_points(family)]
     + STUDY.pairs_of(STUDY.explorer.point)
     + [STUDY.filtering.pair]
-    + ([pair for pair in STUDY.curves[STUDY.images.k_curve] if len(pair) == 2] if STUDY.images else [])
+    + ([pair for pair in (*STUDY.curves[STUDY.images.k_curve], STUDY.images.pair) if len(pair) == 2] if STUDY.images else [])
 )
 #: Whose positions, and whose images, notebook 02 looks at more closely.
 EXAMPLES = [STUDY.positions.pair] + ([STUDY.images.pair] if STUDY.images else [])

@@ -6,7 +6,6 @@ import gzip
 import inspect
 import itertools
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -68,16 +67,16 @@ def documents() -> Iterator[dict]:
         ("<b>Arithmetic</b>", "math"): map(environment.arithmetic, range(60)),
         (r"scipy $\frac$", "formal/scientific"): sources.split_at_lines(formal, 400),
         ("README", "general prose"): sources.split_at_lines((ROOT / "README.md").read_text(encoding="utf-8"), 300),
-        (SUBSET, CATEGORY): sources.split_at_lines(page(), 300),
+        (SUBSET, CATEGORY): sources.split_at_lines(page() + page("js"), 300),
     }
     for (subset, category), pieces in kinds.items():
         for text in itertools.islice(pieces, 60):
             yield {"text": trapped(text), "subset": subset, "category": category}
 
 
-def page() -> str:
-    """The explorer's page: HTML, and functions in JavaScript."""
-    return (ROOT / "lib" / "rosetta" / "viewer" / "page.html").read_text(encoding="utf-8")
+def page(part: str = "html") -> str:
+    """The explorer's page: HTML, or its functions in JavaScript."""
+    return (ROOT / "lib" / "rosetta" / "viewer" / f"page.{part}").read_text(encoding="utf-8")
 
 
 def trapped(text: str) -> str:
@@ -89,10 +88,9 @@ def trapped(text: str) -> str:
 
 def write_pool(folder: Path) -> Path:
     """Functions in the layout of CodeSearchNet's archives."""
-    script = re.search(r"<script>(.*)</script>", page(), re.DOTALL)[1]
     functions = {
         "Python": [f for module in (argparse, ast) for f in cutters.python_functions(inspect.getsource(module))],
-        LANGUAGE: list(cutters.javascript_functions(script)),
+        LANGUAGE: list(cutters.javascript_functions(page("js"))),
     }
     for language, texts in functions.items():
         for split, some in {"test": texts[::2], "train": texts[1::2]}.items():

@@ -71,7 +71,7 @@ VALUES = {
                {"pythia-opt": [["pythia-32x2", "opt-32x2"]] * 2}),
     "models": ({}, None, [], {"opt-32x2": None}, {"opt-32x2": "zoo/opt-32x2"}),
     "images": ({}, [], 1, "scenes", None),
-    **dict.fromkeys(("images.images_per_batch", "images.gallery.neurons", "images.gallery.images"), WHOLE),
+    **dict.fromkeys(("images.images_per_batch", "images.gallery.neurons", "images.gallery.images", "images.explorer.neurons", "images.explorer.images"), WHOLE),
     "images.count": (0, 1, 1.5, "5", True, None, [3], {}, *FLOATS),
     "images.seed": (-1, 1.0, "1", True, None, *FLOATS),
     "images.gallery.seed": (-1, 1.0, "1", True, None),
@@ -84,7 +84,7 @@ VALUES = {
     "images.real.seed": (-1, 1.0, "1", True, None, *FLOATS),
     "images.sweep": ({}, {"pair": ["onestep-32x2", "openclip-32x2"]}, [], None),
     "images.sweep.images": ([], [0], [1.5], ["1"], [True], 100, None, [HUGE]),
-    "images.gallery": ({}, [], None),
+    **dict.fromkeys(("images.gallery", "images.explorer"), ({}, [], None)),
     "images.k_curve": ("nothing", "pythia-opt", "", None, 1, ["onestep-openclip"]),
     **dict.fromkeys(
         ("images.pair", "images.sweep.pair", "images.sweep.encoders"),
@@ -166,6 +166,7 @@ def test_a_profile_that_is_not_there(name):
         *(f"images.{key}" for key in SMOKE["images"]),
         "images.sweep.pair",
         "images.gallery.seed",
+        "images.explorer.neurons",
     ],
 )
 @pytest.mark.parametrize("how", ["missing", "misspelt"])

@@ -13,7 +13,7 @@ from rosetta.studies.matches import Study
 def summary(study: Study) -> str:
     """The folders of a finished run and the fitted exponent of each curve, as text."""
     lines = [f"{what:<11}{study.folder / what}" for what in ("figures", "tables", "notebooks")]
-    lines.append(f"{'explorer':<11}{study.folder / 'explorer.html'}")
+    lines += [f"{'explorer':<11}{page}" for page in sorted(study.folder.glob("explorer*.html"))]
     lines += took(study.folder / "benchmarks")
     fits = pd.read_csv(study.folder / "tables" / "fits.csv")
     for count, group in fits.groupby("count", sort=False):

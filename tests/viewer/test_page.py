@@ -3,6 +3,7 @@ import bisect
 import hashlib
 import html.parser
 import inspect
+import io
 import json
 import math
 import os
@@ -14,13 +15,16 @@ from collections import Counter
 from pathlib import Path
 from urllib.parse import parse_qs
 
+import hostile
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from rosetta.viewer import Context, Member, RosettaNeuron, write
+from rosetta.viewer import Context, Member, RosettaNeuron, Sight, write
 from rosetta.viewer import page as viewer
+from rosetta.viewer.thumbnails import packed, webp
 
 MODELS = ("pythia-128x6", "gpt2-96x4", "opt-64x8")
 LAYERS = (6, 4, 8)
@@ -825,6 +829,335 @@ def test_only_the_rows_in_sight_are_in_the_page(open_page, thousand):
         " return document.elementFromPoint(r.x + 40, r.y + r.height / 2).closest('.row').ariaPosInSet; }"
     )
     assert 500 < int(middle) < 600
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+PAIR, GRIDS = ("onestep-64x4", "openclip-64x4"), ((8, 8), (7, 7))
+#: One pixel a cell of a map that fires in one ninth of the picture.
+PLACES = {
+    (0, 0): "at top left", (0, 3): "at top", (0, 7): "at top right", (4, 0): "at left", (3, 3): "in the middle",
+    (4, 7): "at right", (7, 0): "at bottom left", (7, 4): "at bottom", (7, 7): "at bottom right",
+}  # fmt: skip
+
+
+def plain(colour: tuple[int, int, int], side: int = 16) -> bytes:
+    return webp(np.full((side, side, 3), colour, dtype=np.uint8))
+
+
+def seen(n: int, examples: int = 6, distinct: int = 60, seed: int = 0) -> list[RosettaNeuron]:
+    """Neurons of two models, each with its strongest pictures; some are among those of both."""
+    rng = np.random.default_rng(seed)
+    files, _ = packed({i: rng.integers(0, 256, (48, 48, 3), dtype=np.uint8) for i in range(distinct)})
+    neurons = []
+    for i in range(n):
+        members = tuple(
+            Member(model, (i + at) % 4, 3 * i + at, (i + at) % 4 / 3, math.nan, (), (None, round(rng.uniform(0.1, 1), 4))[at],
+                   f"kind-{i % 7} of thing" if at and i % 2 else "")
+            for at, model in enumerate(PAIR)
+        )  # fmt: skip
+        top = [rng.permutation(distinct)[:examples] for _ in PAIR]
+        top[1][0] = top[0][-1] if top[0][-1] not in top[1] else top[1][0]
+        sights = []
+        for number in dict.fromkeys(np.concatenate(top).tolist()):
+            ranks = {model: of.tolist().index(number) + 1 for model, of in zip(PAIR, top, strict=True) if number in of}
+            maps = {model: 3 * rng.standard_normal(grid) for model, grid in zip(PAIR, GRIDS, strict=True)}
+            sights.append(Sight(files[number], number, f"caption {number}", ranks, maps))
+        label = next((m.description for m in members if m.description), "")
+        neurons.append(RosettaNeuron(members, label, f"class {i % 3}", tuple(sights)))
+    return neurons
+
+
+def looked(**changes) -> RosettaNeuron:
+    """A Rosetta Neuron of two models with one grey picture: the first fires in one cell, the second in all but little."""
+    hot = np.zeros((8, 8))
+    hot[0, 7] = 2.0
+    sight = Sight(plain((200, 200, 200)), 17, "a ring", {"a": 1}, {"a": hot, "b": np.full((2, 2), -1.0)})
+    return one()._replace(contexts=(sight._replace(**changes),))
+
+
+TWENTY = seen(20)
+
+
+@pytest.fixture(scope="module")
+def twenty(tmp_path_factory) -> Path:
+    return write(tmp_path_factory.mktemp("viewer") / "twenty.html", TWENTY, "Twenty")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.floats(-10, 10), min_size=12, max_size=12), min_size=1, max_size=4))
+def test_a_map_is_each_cells_share_of_the_members_peak_row_by_row(values):
+    maps = [np.reshape(one_map, (3, 4)) for one_map in values]
+    sights = tuple(Sight(plain((i, 0, 0)), i, "", {"a": i + 1}, {"a": m, "b": -m}) for i, m in enumerate(maps))
+    pictures = {}
+    packed_neuron = viewer._pack(one()._replace(contexts=sights), pictures)
+    for i, sign in enumerate((1, -1)):
+        peak = max(0.0, max((sign * m).max() for m in maps))
+        assert packed_neuron["members"][i]["peak"] == pytest.approx(peak, rel=1e-4)
+        for number, (m, kept) in enumerate(zip(maps, packed_neuron["contexts"], strict=True)):
+            expected = [max(0.0, sign * x / peak) if peak else 0.0 for row in m.tolist() for x in row]
+            assert [viewer.DIGITS.index(digit) for digit in kept["maps"][i]] == pytest.approx(
+                [63 * e for e in expected], abs=0.5 + 1e-9
+            )
+            assert kept["columns"] == [4, 4] and kept["ranks"] == [number + 1, None]
+
+
+def test_a_picture_of_several_neurons_is_written_once(tmp_path):
+    data = data_in(write(tmp_path / "v.html", TWENTY, "t"))
+    files = {sight.picture for neuron in TWENTY for sight in neuron.contexts}
+    assert sorted(map(base64.b64decode, data["pictures"])) == sorted(files) and len(files) <= 60 < 20 * 12
+    for neuron, kept in zip(TWENTY, data["neurons"], strict=True):
+        for sight, of in zip(neuron.contexts, kept["contexts"], strict=True):
+            assert base64.b64decode(data["pictures"][of["picture"]]) == sight.picture and of["number"] == sight.number
+
+
+def test_only_a_file_of_pictures_may_show_any_and_only_its_own(tmp_path):
+    policies = []
+    for neurons in ([one()], [looked()]):
+        path = write(tmp_path / "v.html", neurons, "t")
+        policies += [a["content"] for a, _ in blocks(path, "meta") if a.get("http-equiv") == "Content-Security-Policy"]
+    text, pictures = policies
+    assert "img-src" not in text and pictures.replace("img-src data:; ", "") == text
+
+
+@pytest.mark.parametrize(
+    ("neurons", "message"),
+    [
+        ([one(), looked()], "L8/U859 of a fires on a text, others on pictures"),
+        ([looked(picture=b"<svg onload='window.pwned = 1'/>")], "image 17: the picture is no WebP file"),
+        ([looked(maps={"a": np.zeros((8, 8))})], r"image 17: maps of \['a'\] and ranks of \['a'\], but members of"),
+        ([looked(ranks={"c": 1})], r"ranks of \['c'\], but members of \['a', 'b'\]"),
+        ([looked(maps={"a": np.zeros(64), "b": np.zeros((2, 2))})], "the map of 'a' is not finite, or no grid"),
+        ([looked(maps={"a": np.zeros((8, 8)), "b": np.full((2, 2), np.nan)})], "the map of 'b' is not finite"),
+    ],
+)
+def test_what_cannot_be_seen_is_refused_by_name(tmp_path, neurons, message):
+    with pytest.raises(ValueError, match=message):
+        write(tmp_path / "v.html", neurons, "t")
+    assert not list(tmp_path.iterdir())
+
+
+def test_both_models_strongest_pictures_are_shown_each_under_both_maps_and_said_in_words(open_page, twenty):
+    page = open_page(twenty)
+    neuron = max(TWENTY, key=best)
+    assert heading(page) == name(neuron.members[0])
+    sections = page.locator("section.context")
+    assert sections.count() == 2
+    for at, member in enumerate(neuron.members):
+        section = sections.nth(at)
+        assert f"{member.model} {name(member)}" in section.locator("h4").inner_text()
+        own = sorted((s for s in neuron.contexts if member.model in s.ranks), key=lambda s: s.ranks[member.model])
+        assert section.locator("figcaption").all_inner_texts() == [
+            f"{i}. image {sight.number}: {sight.caption}" for i, sight in enumerate(own, start=1)
+        ]
+        alts = section.locator("img").evaluate_all("all => all.map(image => image.alt)")
+        assert len(alts) == 3 * len(own) and section.locator("canvas").count() == 2 * len(own)
+        for i, sight in enumerate(own):
+            which = f"image {sight.number}, strongest {i + 1} of {len(own)}"
+            assert alts[3 * i] == f"{which} for {member.model} {name(member)}: {sight.caption}"
+            for other, alt in zip(neuron.members, alts[3 * i + 1 : 3 * i + 3], strict=True):
+                assert re.fullmatch(
+                    rf"{which}: {other.model} {name(other)} (fires (at [a-z ]+|in the middle), \d+% of its peak|is silent): {sight.caption}",
+                    alt,
+                ), alt
+    assert page.locator("img").evaluate_all("all => all.every(i => i.complete && i.naturalWidth === 48)")
+
+
+def test_the_place_where_a_neuron_fires_is_said_in_words(open_page, tmp_path):
+    sights = []
+    for number, cell in enumerate(PLACES):
+        hot = np.zeros((8, 8))
+        hot[cell] = number + 1.0
+        sights.append(Sight(plain((9, 9, 9)), number, "", {"a": number + 1}, {"a": hot, "b": np.full((2, 2), -1.0)}))
+    page = open_page(write(tmp_path / "v.html", [one()._replace(contexts=tuple(sights))], "t"))
+    alts = page.locator("img").evaluate_all("all => all.map(image => image.alt)")
+    for number, words in enumerate(PLACES.values()):
+        share = round(100 * round(63 * (number + 1) / len(PLACES)) / 63)
+        which = f"image {number}, strongest {number + 1} of 9"
+        assert alts[3 * number : 3 * number + 3] == [
+            f"{which} for a L8/U859", f"{which}: a L8/U859 fires {words}, {share}% of its peak", f"{which}: b L2/U7 is silent"
+        ]  # fmt: skip
+    assert page.locator("section.context").nth(1).inner_text().endswith("no images were kept")
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_map_really_lies_over_its_picture(open_page, tmp_path, scheme):
+    page = open_page(write(tmp_path / "v.html", [looked()], "t"), color_scheme=scheme)
+    shots = [np.asarray(Image.open(io.BytesIO(panel.screenshot())).convert("RGB")).astype(int)
+             for panel in page.locator(".panel").all()]  # fmt: skip
+    height, width = shots[0].shape[:2]
+
+    def at(shot, row, column):
+        return shot[int((row + 0.5) * height / 8), int((column + 0.5) * width / 8)]
+
+    for cell in ((0, 0), (0, 7), (4, 4), (7, 7)):
+        assert abs(at(shots[0], *cell) - 200).max() <= 3  # as it is
+        assert abs(at(shots[2], *cell) - 120).max() <= 3  # silent: darker and grey, clear everywhere
+    for row in range(8):
+        for column in range(8):
+            red, _, blue = at(shots[1], row, column)
+            if (row, column) == (0, 7):
+                assert red > 200 and red - blue > 30
+            else:
+                assert abs(red - 120) <= 3 and abs(red - blue) <= 1, (row, column)
+    glow = page.locator(".panel canvas").first.evaluate(
+        "c => [c.width, c.height, ...c.getContext('2d').getImageData(7, 0, 1, 1).data]"
+    )
+    assert glow[:2] == [8, 8] and glow[5] == 180
+
+
+def test_the_ramp_goes_from_dark_to_bright_for_every_eye(open_page, twenty):
+    for scheme in ("light", "dark"):
+        page = open_page(twenty, color_scheme=scheme)
+        shot = np.asarray(Image.open(io.BytesIO(page.locator(".ramp.glow canvas").screenshot())).convert("RGB"))
+        steps = [luminance(tuple(shot[shot.shape[0] // 2, int((i + 0.5) * shot.shape[1] / 9)])) for i in range(9)]
+        assert steps == sorted(steps) and len(set(steps)) == 9
+
+
+def test_neurons_that_see_are_found_by_layer_and_unit_of_either_model_and_by_description(open_page, twenty):
+    page = open_page(twenty, viewport=TALL)
+    neuron = TWENTY[7]
+    for member in neuron.members:
+        page.locator("#q").fill(name(member))
+        assert listed(page) == [name(neuron.members[0])] == [heading(page)]
+    page.locator("#q").fill("L2")
+    assert listed(page) == by_correlation(n for n in TWENTY if any(m.layer == 2 for m in n.members))
+    page.locator("#q").fill("kind-3")
+    described = [n for n in TWENTY if "kind-3" in n.label]
+    assert described and listed(page) == by_correlation(described)
+    assert page.locator(".row .label").all_text_contents() == [
+        n.label for n in sorted(described, key=best, reverse=True)
+    ]
+    assert page.locator(".card .description").all_text_contents() == ["kind-3 of thing"]
+    page.locator("#clear").click()
+    assert page.locator(".row .label").all_text_contents().count("not described") == 10
+
+
+def test_the_controls_are_those_that_make_sense_of_pictures(open_page, twenty, sixty):
+    page = open_page(twenty, viewport=TALL)
+    for role, label in (("searchbox", "Search name, description"), ("combobox", "Class of most images")):
+        assert page.get_by_role(role, name=label).count() == 1
+    assert page.locator("#sort option").all_text_contents() == ["correlation", "layer and unit", "depth"]
+    assert not page.locator("#label-filter").is_visible()
+    assert "kurtosis" not in page.locator("body").inner_text() and page.locator(".promotes").count() == 0
+    page.locator("#category").select_option("class 1")
+    page.locator("#layer").select_option("3")
+    set_range(page, "0.3")
+    expected = [n for n in TWENTY if n.category == "class 1" and n.members[0].layer == 3 and best(n) >= 0.3]
+    assert expected and listed(page) == by_correlation(expected)
+    for path in (twenty, sixty):
+        keys = open_page(path).locator("#keys")
+        assert keys.is_visible() and keys.locator("kbd").all_text_contents() == ["n", "↓", "p", "↑", "/", "Esc"]
+
+
+def test_pictures_by_the_keyboard_alone_and_by_their_address(open_page, twenty):
+    page, order = open_page(twenty), by_correlation(TWENTY)
+    for key, at in (("n", 1), ("n", 2), ("p", 1), ("ArrowDown", 2), ("ArrowUp", 1), ("p", 0), ("p", 0)):
+        page.keyboard.press(key)
+        assert heading(page) == chosen(page) == order[at]
+        assert (
+            page.locator("img")
+            .first.get_attribute("alt")
+            .endswith(
+                next(
+                    s.caption
+                    for n in TWENTY
+                    if name(n.members[0]) == order[at]
+                    for s in n.contexts
+                    if s.ranks.get(PAIR[0]) == 1
+                )
+            )
+        )
+    page.locator("#q").focus()
+    page.keyboard.type("np")
+    assert page.locator("#q").input_value() == "np"
+    page.keyboard.press("Escape")
+    page.locator("#category").select_option("class 2")
+    page.locator("#list").focus()
+    page.keyboard.press("n")
+    view = address(page)
+    assert view == {"category": "class 2", "neuron": f"{PAIR[0]}/{heading(page)}"}
+    other = open_page(twenty, "#" + page.url.partition("#")[2])
+    assert heading(other) == heading(page) and listed(other) == listed(page)
+    assert other.locator("img").first.get_attribute("alt") == page.locator("img").first.get_attribute("alt")
+
+
+def test_hostile_captions_and_descriptions_stay_text(open_page, tmp_path):
+    traps = " ".join((*hostile.TRAPS, HOSTILE))
+    neuron = looked(caption=traps)
+    members = tuple(member._replace(description=traps) for member in neuron.members)
+    path = write(tmp_path / "v.html", [neuron._replace(members=members, label=traps, category=traps)], traps, traps)
+    assert not re.search("[<>&\u2028\u2029]", blocks(path, "script")[0][1])
+    page = open_page(path)
+    shown = traps.replace("\ud83d", "\ufffd")
+    assert page.locator(".description").all_text_contents() == [shown, shown]
+    assert shown in page.locator("figcaption").text_content() and page.locator("img").count() == 3
+    assert page.locator("img").evaluate_all("all => all.map(i => i.src.slice(0, 22))") == ["data:image/webp;base64"] * 3
+    assert page.locator("img").first.get_attribute("alt") == f"image 17, strongest 1 of 1 for a L8/U859: {shown}"
+    assert page.locator("script").count() == 2
+
+
+def test_a_file_of_pictures_fetches_none(browser, twenty):
+    page = browser.new_page()
+    page.goto(twenty.as_uri())
+    for source in ("https://example.org/x.gif", "x.gif"):
+        refused = page.evaluate(
+            """source => new Promise(done => {
+              addEventListener("securitypolicyviolation", event => done(event.effectiveDirective), {once: true});
+              setTimeout(() => done("nothing"), 3000);
+              document.body.append(Object.assign(new Image(), {src: source}));
+            })""",
+            source,
+        )
+        assert refused == "img-src", source
+    page.close()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_about_pictures_have_contrast(open_page, twenty, scheme):
+    page = open_page(twenty, "#q=kind", color_scheme=scheme)
+    words = page.locator(
+        "#detail :is(h2, h3, h4, b, p, dt, dd, figcaption, figcaption span), #keys, #keys kbd"
+    ).evaluate_all(COLOURS)
+    assert len(words) > 30 and page.locator(".description").count()
+    assert not {tuple(found[:3]) for found in words if contrast(rgb(found[1]), rgb(found[2])) < 4.5}
+
+
+@pytest.mark.parametrize("width", [320, 360, 700, 1024])
+def test_pictures_do_not_scroll_sideways(open_page, tmp_path, width):
+    long = looked(caption="x" * 200)
+    long = long._replace(members=tuple(m._replace(description="y" * 200) for m in long.members), category="z" * 80)
+    page = open_page(write(tmp_path / "v.html", [long], "t"), viewport={"width": width, "height": 740})
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+    for selector in ("#detail", "#keys", ".card", ".sight"):
+        assert page.locator(selector).first.evaluate("e => e.scrollWidth <= e.clientWidth"), selector
+    boxes = [panel.bounding_box() for panel in page.locator(".panel").all()]
+    assert {round(box["width"] - box["height"]) for box in boxes} == {0} and min(box["width"] for box in boxes) > 60
+
+
+@pytest.fixture(scope="module")
+def five_hundred(tmp_path_factory) -> Path:
+    """The pictures take what they may, or nearly."""
+    neurons = seen(500, distinct=3_500)
+    return write(tmp_path_factory.mktemp("viewer") / "pictures.html", neurons, "Five hundred", "synthetic")
+
+
+def test_five_hundred_neurons_that_see_stay_below_15_mb_and_none_is_drawn_before_it_is_opened(open_page, five_hundred):
+    assert 8e6 < five_hundred.stat().st_size < 15e6
+    page = open_page(five_hundred)
+    assert page.locator("#count").text_content() == "500 of 500 neurons"
+    assert page.locator("img").count() == 36 and page.locator("#detail canvas").count() == 24 + 1
+
+
+@pytest.mark.timing
+def test_five_hundred_neurons_that_see_paint_within_300_ms(open_page, five_hundred):
+    times = []
+    for _ in range(5):
+        page = open_page(five_hundred)
+        page.wait_for_function("() => performance.getEntriesByName('first-contentful-paint').length")
+        times.append(page.evaluate("() => performance.getEntriesByName('first-contentful-paint')[0].startTime"))
+    assert statistics.median(times) < 300, times
 
 
 # ---------------------------------------------------------------------------------------------------------------------

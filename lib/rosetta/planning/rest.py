@@ -60,12 +60,18 @@ def others(profile: Profile, node: Node) -> pd.DataFrame:
     """
     rows = _sweeps(profile, node)
     rows += [_pictures(profile, node, name, count) for name, count in generators(profile).items()]
-    rows += [_strongest(profile, node, name) for name in dict.fromkeys(b for _, b in profile.of("images")[1])]
+    rows += [_strongest(profile, node, name) for name in strongest_models(profile)]
     rows += [_kurtosis(profile, node, name) for name in kurtosis_models(profile)]
     rows += [_contexts(profile, node, name) for name in contexts_models(profile)]
     rows += [_scores(profile, node), _training(profile, node)]
     asked = [dict.fromkeys(rows[0], 0) | row for row in requests(profile)]
     return pd.DataFrame([*rows, *asked])
+
+
+def strongest_models(profile: Profile) -> list[str]:
+    """Those of which the strongest images are sought: the second of each pair (Figures 21 and 22), and both of the explorer's."""
+    explored = profile.images.pair if profile.images else ()
+    return list(dict.fromkeys([*(b for _, b in profile.of("images")[1]), *explored]))
 
 
 def kurtosis_models(profile: Profile) -> list[str]:
@@ -164,7 +170,7 @@ def _pictures(profile: Profile, node: Node, name: str, count: int) -> dict:
 
 
 def _strongest(profile: Profile, node: Node, name: str) -> dict:
-    """One reading of the images among which a neuron's strongest are sought (Figures 21 and 22)."""
+    """One reading of the images among which a neuron's strongest are sought (`strongest_models`)."""
     count = profile.images.count
     top = Stage("top", memory=CONTEXT_BYTES * count * profile.models[name].neurons)
     stages = [reading(profile, (name,), count), top]

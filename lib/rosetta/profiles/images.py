@@ -53,6 +53,14 @@ class Gallery(Section):
     seed: Natural
 
 
+class ImageExplorer(Section):
+    """The page of neurons that fire on images: those of ``pair`` with the highest correlations, at most so many, and of each
+    of both models its strongest images."""
+
+    neurons: Count
+    images: Count
+
+
 class Images(Section):
     """What models of images see, and what is shown of them.
 
@@ -73,5 +81,6 @@ class Images(Section):
     pair: Pair
     sweep: ImageSweep
     gallery: Gallery
+    explorer: ImageExplorer
     k_curve: Text
     images_per_batch: Count

@@ -1,5 +1,5 @@
 """The page in which neurons are explored."""
 
-from rosetta.viewer.page import Context, Member, RosettaNeuron, address, write
+from rosetta.viewer.page import Context, Member, RosettaNeuron, Sight, address, write
 
-__all__ = ["Context", "Member", "RosettaNeuron", "address", "write"]
+__all__ = ["Context", "Member", "RosettaNeuron", "Sight", "address", "write"]

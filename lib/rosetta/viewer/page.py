@@ -1,7 +1,9 @@
-"""One HTML file to explore Rosetta Neurons in: no server, no network, no framework; `page.html` is its template.
+"""One HTML file to explore Rosetta Neurons in: no server, no network, no framework.
 
-A text from a corpus may hold anything. It reaches the page as JSON in which no character can end the block, and from
-there only as text nodes; the page's Content-Security-Policy allows its own script and style, and nothing else.
+`page.html` is its template, with the style `page.css` and the script `page.js`. What a file's neurons fire on are texts or
+pictures. A text from a corpus may hold anything. It reaches the page as JSON in which no character can end the block, and
+from there only as text nodes; the page's Content-Security-Policy allows its own script and style, pictures that stand in
+the file itself where it has any, and nothing else.
 """
 
 import base64
@@ -35,6 +37,7 @@ class Member(NamedTuple):
     kurtosis: float  #: vocabulary-space excess kurtosis; may be NaN
     promotes: tuple[str, ...]  #: vocabulary tokens it promotes, strongest first
     correlation: float | None  #: with the anchor; None for the anchor itself
+    description: str = ""  #: a judge's, where there is one; may hold anything
 
 
 class Context(NamedTuple):
@@ -48,21 +51,34 @@ class Context(NamedTuple):
     heat: dict[str, list[tuple[int, int, float]]]
 
 
+class Sight(NamedTuple):
+    """One picture on which some members fire."""
+
+    picture: bytes  #: a WebP file, square (`thumbnails.packed`); what several neurons fire on is written once
+    number: int  #: in the set that it was chosen from
+    caption: str  #: may hold anything; empty where nothing is known of the picture
+    ranks: dict[
+        str, int
+    ]  #: model -> the how-many-th of its neuron's strongest pictures this is; left out where it is none
+    maps: dict[str, np.ndarray]  #: model -> its neuron's activations [rows, columns], on its own grid
+
+
 class RosettaNeuron(NamedTuple):
     """The matched neurons of all models, and what they fire on."""
 
     members: tuple[Member, ...]  #: one a model, the anchor first
     label: str
     category: str  #: the dominant one of its contexts
-    contexts: tuple[Context, ...]  #: strongest first
+    contexts: tuple[Context, ...] | tuple[Sight, ...]  #: texts or pictures, strongest first
 
 
 def write(path: str | Path, neurons: Sequence[RosettaNeuron], title: str, note: str = "") -> Path:
     """Write the explorer: one self-contained HTML file, whole or not at all; the same neurons give the same bytes.
 
     Each member's activations are scaled by its own peak over the neuron's contexts, negative ones to 0, and kept in
-    `DIGITS`. Where tokens share a character (each holds some of its bytes), the strongest counts. In the page's list a
-    Rosetta Neuron has its anchor's layer, kurtosis and depth, and the anchor's correlation with its best match.
+    `DIGITS`: of a text by characters, of a picture by cells. Where tokens share a character (each holds some of its bytes),
+    the strongest counts. In the page's list a Rosetta Neuron has its anchor's layer, kurtosis and depth, and the anchor's
+    correlation with its best match.
 
     Parameters
     ----------
@@ -80,12 +96,14 @@ def write(path: str | Path, neurons: Sequence[RosettaNeuron], title: str, note: 
     Raises
     ------
     ValueError
-        If there are no neurons, two share their anchor, a neuron has no members or two of one model, or a context's
-        heat is of a model without a member, not finite, or outside its text.
+        If there are no neurons, two share their anchor, a neuron has no members or two of one model, texts and pictures are
+        mixed, a context's heat is of a model without a member, not finite, or outside its text, or a picture is no WebP file
+        or a map of its neurons is missing, not finite or on another grid than the first.
     """
     if not neurons:
         raise ValueError("there are no Rosetta Neurons to show; the explorer needs at least one")
-    packed, anchors = [], set()
+    packed, anchors, pictures = [], set(), {}
+    of_pictures = any(isinstance(context, Sight) for neuron in neurons for context in neuron.contexts)
     for number, neuron in enumerate(neurons):
         if not neuron.members:
             raise ValueError(f"Rosetta Neuron number {number} has no members; the anchor is the first of them")
@@ -93,13 +111,15 @@ def write(path: str | Path, neurons: Sequence[RosettaNeuron], title: str, note: 
         if anchor in anchors:
             raise ValueError(f"{_name(neuron.members[0])} is the anchor of two Rosetta Neurons; give each of them once")
         anchors.add(anchor)
-        packed.append(_pack(neuron))
+        packed.append(_pack(neuron, pictures if of_pictures else None))
     data = {"digits": DIGITS, "neurons": packed}
+    if of_pictures:
+        data["pictures"] = [base64.b64encode(picture).decode() for picture in pictures]
     data = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     # None of these is part of JSON's own syntax, so each stands in a string, where an escape means the same.
     data = re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", data)
-    template = TEMPLATE.read_text(encoding="utf-8")
-    page = _fill(template, title=html.escape(title), note=html.escape(note), data=data)
+    img_src = "img-src data:; " if of_pictures else ""
+    page = _fill(_template(), title=html.escape(title), note=html.escape(note), data=data, img_src=img_src)
     page = re.sub("[\ud800-\udfff]", "\ufffd", page)  # half a surrogate pair has no UTF-8 form
     path = Path(path)
     write_whole(path, lambda temporary: temporary.write_bytes(page.encode()))
@@ -116,6 +136,14 @@ def address(page: Path, executed: Path) -> str:
     return quote(Path(os.path.relpath(page, Path(notebook).parent if notebook else executed)).as_posix())
 
 
+def _template() -> str:
+    """The page with its style and script in their places."""
+    page = TEMPLATE.read_text(encoding="utf-8")
+    for tag, ending in (("style", ".css"), ("script", ".js")):
+        page = page.replace(f"{{{{{tag}}}}}", "\n" + TEMPLATE.with_suffix(ending).read_text(encoding="utf-8"))
+    return page
+
+
 def _fill(template: str, **texts: str) -> str:
     """The template with its ``{{...}}`` filled in, in one pass: a text that itself holds ``{{data}}`` stays as it is."""
     for tag in ("style", "script"):
@@ -124,42 +152,29 @@ def _fill(template: str, **texts: str) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda found: texts[found[1]], template)
 
 
-def _pack(neuron: RosettaNeuron) -> dict:
-    """A Rosetta Neuron as the page's script reads it."""
+def _pack(neuron: RosettaNeuron, pictures: dict[bytes, int] | None = None) -> dict:
+    """A Rosetta Neuron as the page's script reads it; what pictures it needs is added to those there, with their numbers."""
     models = [member.model for member in neuron.members]
     where = _name(neuron.members[0])
     if len(set(models)) < len(models):
         raise ValueError(f"{where} has two members of one model among {models}; a model gives one neuron")
-    tokens = []
-    for number, context in enumerate(neuron.contexts):
-        if not set(context.heat) <= set(models):
-            raise ValueError(f"{where}, context {number}: heat of {sorted(context.heat)}, but members of {models}")
-        if not 0 <= context.peak[0] <= context.peak[1] <= len(context.text):
-            raise ValueError(f"{where}, context {number}: the peak {context.peak} is not a part of its text")
-        tokens.append([_tokens(context, model, f"{where}, context {number}") for model in models])
-    peaks = [max((found[i][:, 2].max(initial=0.0) for found in tokens), default=0.0) for i in range(len(models))]
+    kind = Context if pictures is None else Sight
+    if not all(isinstance(context, kind) for context in neuron.contexts):
+        raise ValueError(f"{where} fires on a text, others on pictures; write a file for each")
+    peaks, contexts = _texts(neuron, models, where) if kind is Context else _sights(neuron, models, where, pictures)
     return {
         "members": [
             {
                 "model": member.model, "layer": int(member.layer), "unit": int(member.unit),
                 "depth": _number(member.depth), "kurtosis": _number(member.kurtosis),
                 "correlation": _number(member.correlation), "peak": _number(peak), "promotes": list(member.promotes),
+                "description": member.description,
             }
             for member, peak in zip(neuron.members, peaks, strict=True)
         ],
         "label": neuron.label,
         "category": neuron.category,
-        "contexts": [
-            {
-                "text": context.text, "subset": context.subset, "category": context.category,
-                "peak": [int(end) for end in context.peak],
-                "heat": [
-                    _runs(len(context.text), found, peak) if model in context.heat else None
-                    for model, found, peak in zip(models, of_context, peaks, strict=True)
-                ],
-            }
-            for context, of_context in zip(neuron.contexts, tokens, strict=True)
-        ],
+        "contexts": contexts,
     }  # fmt: skip
 
 
@@ -170,6 +185,39 @@ def _name(member: Member) -> str:
 def _number(value: float | None) -> float | None:
     """Five digits are more than the page shows; JSON has no NaN."""
     return None if value is None or not math.isfinite(value) else float(f"{value:.5g}")
+
+
+def _levels(activations: np.ndarray, peak: float) -> np.ndarray:
+    """How hot each is, as the number of a digit."""
+    scaled = np.clip(activations / peak, 0, 1) if peak > 0 else np.zeros(np.shape(activations))
+    return np.rint(scaled * (len(DIGITS) - 1)).astype(int)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Texts
+
+
+def _texts(neuron: RosettaNeuron, models: list[str], where: str) -> tuple[list[float], list[dict]]:
+    """Each member's peak, and the texts with all members' heat."""
+    tokens = []
+    for number, context in enumerate(neuron.contexts):
+        if not set(context.heat) <= set(models):
+            raise ValueError(f"{where}, context {number}: heat of {sorted(context.heat)}, but members of {models}")
+        if not 0 <= context.peak[0] <= context.peak[1] <= len(context.text):
+            raise ValueError(f"{where}, context {number}: the peak {context.peak} is not a part of its text")
+        tokens.append([_tokens(context, model, f"{where}, context {number}") for model in models])
+    peaks = [max((found[i][:, 2].max(initial=0.0) for found in tokens), default=0.0) for i in range(len(models))]
+    return peaks, [
+        {
+            "text": context.text, "subset": context.subset, "category": context.category,
+            "peak": [int(end) for end in context.peak],
+            "heat": [
+                _runs(len(context.text), found, peak) if model in context.heat else None
+                for model, found, peak in zip(models, of_context, peaks, strict=True)
+            ],
+        }
+        for context, of_context in zip(neuron.contexts, tokens, strict=True)
+    ]  # fmt: skip
 
 
 def _tokens(context: Context, model: str, where: str) -> np.ndarray:
@@ -189,13 +237,46 @@ def _runs(characters: int, tokens: np.ndarray, peak: float) -> str:
     """The heat of each character as runs of two digits each: how hot, and how many characters less one."""
     lengths = (tokens[:, 1] - tokens[:, 0]).astype(int)
     within = np.arange(lengths.sum()) - np.repeat(np.cumsum(lengths) - lengths, lengths)
-    scaled = np.clip(tokens[:, 2] / peak, 0, 1) if peak > 0 else np.zeros(len(tokens))
-    levels = np.rint(scaled * (len(DIGITS) - 1)).astype(int)
+    levels = np.repeat(_levels(tokens[:, 2], peak), lengths)
     heat = np.zeros(characters, dtype=int)
-    np.maximum.at(heat, np.repeat(tokens[:, 0].astype(int), lengths) + within, np.repeat(levels, lengths))
+    np.maximum.at(heat, np.repeat(tokens[:, 0].astype(int), lengths) + within, levels)
     starts = np.flatnonzero(np.diff(heat, prepend=-1))
     runs = []
     for level, length in zip(heat[starts].tolist(), np.diff(starts, append=characters).tolist(), strict=True):
         full, rest = divmod(length, len(DIGITS))
         runs.append((DIGITS[level] + DIGITS[-1]) * full + (DIGITS[level] + DIGITS[rest - 1] if rest else ""))
     return "".join(runs)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Pictures
+
+
+def _sights(
+    neuron: RosettaNeuron, models: list[str], where: str, pictures: dict[bytes, int]
+) -> tuple[list[float], list[dict]]:
+    """Each member's peak, and the numbers of the pictures with all members' maps."""
+    maps = []
+    for sight in neuron.contexts:
+        there = f"{where}, image {sight.number}"
+        if sight.picture[:4] != b"RIFF" or sight.picture[8:12] != b"WEBP":
+            raise ValueError(f"{there}: the picture is no WebP file; `thumbnails.packed` makes one")
+        if set(sight.maps) != set(models) or not set(sight.ranks) <= set(models):
+            found = f"maps of {sorted(sight.maps)} and ranks of {sorted(sight.ranks)}"
+            raise ValueError(f"{there}: {found}, but members of {models}")
+        maps.append([np.asarray(sight.maps[model], dtype=np.float64) for model in models])
+        for model, values, first in zip(models, maps[-1], maps[0], strict=True):
+            if values.ndim != 2 or values.shape != first.shape or not np.isfinite(values).all():
+                raise ValueError(f"{there}: the map of {model!r} is not finite, or no grid as that of the first image")
+    peaks = [max((float(found[i].max()) for found in maps), default=0.0) for i in range(len(models))]
+    return [max(0.0, peak) for peak in peaks], [
+        {
+            "picture": pictures.setdefault(sight.picture, len(pictures)),
+            "number": int(sight.number),
+            "caption": sight.caption,
+            "ranks": [sight.ranks.get(model) and int(sight.ranks[model]) for model in models],
+            "columns": [values.shape[1] for values in of_sight],
+            "maps": ["".join(DIGITS[level] for level in _levels(values, peak).flat) for values, peak in zip(of_sight, peaks, strict=True)],
+        }
+        for sight, of_sight in zip(neuron.contexts, maps, strict=True)
+    ]  # fmt: skip
