@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from rosetta.models.load import KINDS, ROOT, ModelSpec
 from rosetta.profiles.images import Images
+from rosetta.profiles.judging import Judging
 from rosetta.profiles.values import (
     WHERE,
     AboveOne,
@@ -332,6 +333,7 @@ class Settings(Section):
     positions: Positions
     token_sweep: TokenSweep
     images: Annotated[Images | None, Words("a mapping, or null where no model sees images")] = None
+    judging: Annotated[Judging | None, Words("a mapping, or null where no neuron is judged")] = None
     theory: Theory
     contexts: Contexts
     properties: Properties
