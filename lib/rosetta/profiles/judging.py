@@ -38,15 +38,14 @@ class ByImages(Section):
 class Validation(Section):
     """Table 5: random neurons of the second model of a pair, and what judges foretell of images that they were not shown.
 
-    ``runs`` disjoint samples of so many ``neurons``; of each neuron the next ``strong`` images and as many ``weak`` ones of
-    the lower half.
+    ``runs`` disjoint samples of so many ``neurons``; of each neuron the next so many images, ``each``, and as many of the
+    lower half.
     """
 
     pair: Pair
     runs: TwoOrMore
     neurons: Count
-    strong: Count
-    weak: Count
+    each: Count
 
 
 class Oracle(Section):
@@ -154,11 +153,11 @@ def _check_amounts(judging: Judging, count: int) -> None:
             refuse(f"judging.{key} asks for the {most} strongest images; there are {count} (images.count)")
     if min(judging.by_images.images) < 2:
         refuse("judging.by_images.images has a number below 2; what one image shows, one image explains")
-    upper, weak = judging.images + judging.validation.strong, judging.validation.weak
-    if max(upper, weak) > count // 2:
+    upper, each = judging.images + judging.validation.each, judging.validation.each
+    if upper > count // 2:
         refuse(
-            f"judging.validation takes {upper} strong images (those that are shown, and strong) and {weak} weak ones of a neuron; "
-            f"either must be in one half of the {count} that there are (images.count)"
+            f"judging.validation.each is {each}; with the {judging.images} images that are shown of a neuron that is {upper}, and "
+            f"they must be in the upper half of the {count} that there are (images.count)"
         )
 
 
