@@ -13,6 +13,7 @@ import string
 import subprocess
 import sys
 import textwrap
+import threading
 from pathlib import Path
 
 # Before anything reads them: tests run side by side, and what they start inherits it.
@@ -25,6 +26,7 @@ import tokenizers
 import torch
 import transformers
 import yaml
+from answering import KEY, Endpoint
 from safetensors.numpy import load_file, save_file
 from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
 
@@ -298,3 +300,21 @@ def browser():
         started = p.chromium.launch(executable_path=executable, args=CHROMIUM)
         yield started
         started.close()
+
+
+@pytest.fixture
+def endpoint(monkeypatch):
+    """A chat endpoint that the environment names."""
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    monkeypatch.setenv("ROSETTA_LABEL_MODEL", "some-model")
+    monkeypatch.delenv("ROSETTA_JUDGE_MODEL", raising=False)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    yield server
+    server.released.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()

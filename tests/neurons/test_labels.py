@@ -6,20 +6,19 @@ import threading
 import time
 import traceback
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import islice
 
 import numpy as np
 import pandas as pd
 import pytest
+from answering import KEY, NOTHING, answers_in, completion, error, status
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
-from rosetta.neurons.chat import GIVE_UP_AFTER, LabelError
+from rosetta.neurons.chat import GIVE_UP_AFTER, ChatError
 from rosetta.neurons.labels import COLUMNS, distinguishing_tokens, keyness, label_neurons, read_answer
 
-KEY = "sk-hidden-5c0ffee5"
 CATEGORY = {"Python": "code", "C/C++": "code", "Arithmetic": "math", "Licences": "formal/scientific"}
 
 
@@ -177,100 +176,17 @@ def test_what_the_labellers_cannot_use_is_refused_with_what_is_missing(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# By a chat model: a real server on the loopback address
-
-
-def completion(content) -> bytes:
-    message = {"role": "assistant", "content": content}
-    choice = {"index": 0, "finish_reason": "stop", "message": message}
-    return json.dumps(
-        {"id": "1", "object": "chat.completion", "created": 1, "model": "m", "choices": [choice]}
-    ).encode()
+# By a chat model
 
 
 def well(summary="signs of assignment", examples=("=", ":=")):
     return 200, {}, completion(json.dumps({"summary": summary, "examples": list(examples)}))
 
 
-# A status is a failure that the server asks to repeat without delay, so that no test waits.
-def status(code, body=b"{}", **headers):
-    return code, {"retry-after-ms": "10"} | headers, body
-
-
-def error(message) -> bytes:
-    return json.dumps({"error": {"message": message, "type": "some"}}).encode()
-
-
-NOTHING = None
-
-
-class Endpoint(ThreadingHTTPServer):
-    """Answers the n-th request with the n-th reply and later ones with the last; remembers what it was asked."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.replies, self.delay, self.requests = [well()], 0.0, []
-        self.now, self.most, self.lock = 0, 0, threading.Lock()
-        self.released = threading.Event()
-        self.piece, self.pause = 10**9, 0.0  # bytes that are sent together, and seconds until the next
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    def handle_error(self, request, client_address):
-        pass  # a client that did not wait
-
-
-class Handler(BaseHTTPRequestHandler):
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        server = self.server
-        with server.lock:
-            server.now += 1
-            server.most = max(server.most, server.now)
-            number = len(server.requests)
-            server.requests.append(
-                {"body": body, "headers": dict(self.headers), "at": time.monotonic(), "path": self.path}
-            )
-        reply = server.replies[min(number, len(server.replies) - 1)]
-        reply = reply(body) if callable(reply) else reply
-        server.released.wait(server.delay)
-        with server.lock:
-            server.now -= 1
-        self.close_connection = True
-        if reply is NOTHING:
-            return
-        code, headers, data = reply
-        self.send_response(code)
-        for name, value in {"content-type": "application/json", "content-length": str(len(data)), **headers}.items():
-            self.send_header(name.replace("_", "-"), value)
-        self.end_headers()
-        for at in range(0, len(data), server.piece):
-            self.wfile.write(data[at : at + server.piece])
-            if server.piece < len(data) and server.released.wait(server.pause):
-                return
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
-def endpoint(monkeypatch):
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("ROSETTA_LABEL_MODEL", "some-model")
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield server
-    server.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+def endpoint(endpoint):
+    endpoint.replies = [well()]
+    return endpoint
 
 
 def several(n, tokens=("=", "+=")):
@@ -279,10 +195,6 @@ def several(n, tokens=("=", "+=")):
 
 def ask(contexts, folder, retries=0, timeout=5.0, **options):
     return label_neurons(contexts, kind="chat", keep_in=folder, retries=retries, timeout=timeout, **options)
-
-
-def answers_in(folder):
-    return sorted(path for path in folder.iterdir() if "refused" not in path.name)
 
 
 def lines_of(body):
@@ -486,7 +398,7 @@ def test_broken_answers_are_kept_under_another_name_and_the_next_run_asks_again(
 )  # fmt: skip
 def test_when_every_neuron_fails_the_last_reason_is_raised(endpoint, tmp_path, caplog, reply, said):
     endpoint.replies = [reply]
-    with pytest.raises(LabelError, match=f"for any neuron.*{said}"):
+    with pytest.raises(ChatError, match=f"for any neuron.*{said}"):
         ask(several(3), tmp_path)
     assert len(endpoint.requests) == 3 and caplog.text.count("no label for") == 3
 
@@ -494,7 +406,7 @@ def test_when_every_neuron_fails_the_last_reason_is_raised(endpoint, tmp_path, c
 def test_a_slow_answer_is_waited_for_no_longer_than_the_timeout(endpoint, tmp_path):
     endpoint.delay = 10
     begin = time.monotonic()
-    with pytest.raises(LabelError, match="timed out"):
+    with pytest.raises(ChatError, match="timed out"):
         ask(contexts_of(["="]), tmp_path, timeout=0.1)
     assert time.monotonic() - begin < 5 and not list(tmp_path.iterdir())
 
@@ -502,14 +414,14 @@ def test_a_slow_answer_is_waited_for_no_longer_than_the_timeout(endpoint, tmp_pa
 def test_an_answer_that_drips_is_broken_off(endpoint, tmp_path):
     endpoint.piece, endpoint.pause = 1, 0.05  # each piece in time, the whole answer in ten seconds
     begin = time.monotonic()
-    with pytest.raises(LabelError, match="the answer took longer than 4 s"):
+    with pytest.raises(ChatError, match="the answer took longer than 4 s"):
         ask(contexts_of(["="]), tmp_path, timeout=0.4)
     assert time.monotonic() - begin < 9
 
 
 def test_an_answer_without_end_is_broken_off(endpoint, tmp_path):
     endpoint.replies = [(200, {}, b"x" * 3_000_000)]
-    with pytest.raises(LabelError, match="the answer is larger than 1,000,000 bytes"):
+    with pytest.raises(ChatError, match="the answer is larger than 1,000,000 bytes"):
         ask(contexts_of(["="]), tmp_path)
     assert not list(tmp_path.iterdir())
 
@@ -526,18 +438,18 @@ def test_no_part_of_the_key_is_kept(endpoint, tmp_path, echoed):
 
 def test_a_request_is_repeated_as_often_as_asked(endpoint, tmp_path):
     endpoint.replies = [status(500)]
-    with pytest.raises(LabelError, match="500"):
+    with pytest.raises(ChatError, match="500"):
         ask(contexts_of(["="]), tmp_path, retries=3)
     assert len(endpoint.requests) == 4
 
 
 def test_an_endpoint_that_is_not_there_is_given_up_after_some_neurons(endpoint, tmp_path, monkeypatch, caplog):
     endpoint.replies = [status(500)]
-    with pytest.raises(LabelError, match=f"{GIVE_UP_AFTER} times in a row"):
+    with pytest.raises(ChatError, match=f"{GIVE_UP_AFTER} times in a row"):
         ask(several(200), tmp_path, concurrency=2)
     assert GIVE_UP_AFTER <= len(endpoint.requests) < 200
     monkeypatch.setenv("OPENAI_BASE_URL", "http://127.0.0.1:9/v1")  # nobody listens
-    with pytest.raises(LabelError, match="ConnectError"):
+    with pytest.raises(ChatError, match="ConnectError"):
         ask(contexts_of(["="]), tmp_path)
 
 
@@ -560,7 +472,7 @@ def test_one_neuron_that_never_gets_an_answer_does_not_stop_a_later_run(endpoint
 )  # fmt: skip
 def test_a_refusal_that_nothing_but_the_reader_can_mend_stops_at_once(endpoint, tmp_path, code, variable):
     endpoint.replies = [well(), status(code, error("not you"))]
-    with pytest.raises(LabelError, match=f"status {code}: check {variable}. .*not you"):
+    with pytest.raises(ChatError, match=f"status {code}: check {variable}. .*not you"):
         ask(several(30), tmp_path, concurrency=1, retries=2)
     assert len(endpoint.requests) < 30
     assert len(answers_in(tmp_path)) == 1
@@ -572,7 +484,7 @@ def test_the_key_is_nowhere(endpoint, tmp_path, caplog, capfd):
     echo = error(f"no such key {KEY}")
     content = completion(json.dumps({"summary": f"your key is {KEY}", "examples": [KEY]}))
     endpoint.replies = [(200, {}, content), (200, {}, completion(f"prose {KEY}")), status(500, echo), status(401, echo)]
-    with pytest.raises(LabelError) as raised:
+    with pytest.raises(ChatError) as raised:
         ask(several(9), tmp_path, concurrency=1)
     assert len(endpoint.requests) >= 4 and len(answers_in(tmp_path)) == 1
     assert "your key is [key]" in answers_in(tmp_path)[0].read_text()
@@ -592,7 +504,7 @@ def test_a_stand_in_for_a_key_is_left_alone_in_answers(endpoint, tmp_path, monke
 @pytest.mark.parametrize("value", [None, "", " \n"])
 def test_a_variable_that_is_missing_is_named(endpoint, tmp_path, monkeypatch, name, value):
     monkeypatch.delenv(name) if value is None else monkeypatch.setenv(name, value)
-    with pytest.raises(LabelError, match=f"not set: {name}$"):
+    with pytest.raises(ChatError, match=f"not set: {name}$"):
         ask(contexts_of(["="]), tmp_path)
     assert not endpoint.requests
 
@@ -603,7 +515,7 @@ def test_a_variable_that_is_missing_is_named(endpoint, tmp_path, monkeypatch, na
 )
 def test_an_address_with_credentials_or_none_at_all_is_refused(endpoint, tmp_path, monkeypatch, url):
     monkeypatch.setenv("OPENAI_BASE_URL", url)
-    with pytest.raises(LabelError, match="OPENAI_BASE_URL must be a plain") as raised:
+    with pytest.raises(ChatError, match="OPENAI_BASE_URL must be a plain") as raised:
         ask(contexts_of(["="]), tmp_path)
     assert "secret-word" not in str(raised.value)
 
@@ -611,7 +523,7 @@ def test_an_address_with_credentials_or_none_at_all_is_refused(endpoint, tmp_pat
 @pytest.mark.parametrize("key", ["sk-line\nbreak-0000", "sk-größe-00000000"])
 def test_a_key_that_no_header_can_carry_is_refused(endpoint, tmp_path, monkeypatch, key):
     monkeypatch.setenv("OPENAI_API_KEY", key)
-    with pytest.raises(LabelError, match="OPENAI_API_KEY holds a character") as raised:
+    with pytest.raises(ChatError, match="OPENAI_API_KEY holds a character") as raised:
         ask(contexts_of(["="]), tmp_path)
     assert key not in str(raised.value)
 

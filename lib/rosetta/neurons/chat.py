@@ -1,7 +1,7 @@
 """A chat model behind an OpenAI-compatible endpoint: every question is put once, and every answer kept.
 
 The endpoint, the key and the model come from the environment and from nowhere else: ``OPENAI_BASE_URL``,
-``OPENAI_API_KEY``, ``ROSETTA_LABEL_MODEL``.
+``OPENAI_API_KEY``, ``ROSETTA_LABEL_MODEL``; a judge of images may be another model, ``ROSETTA_JUDGE_MODEL``.
 """
 
 import hashlib
@@ -9,16 +9,18 @@ import json
 import logging
 import os
 import re
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 import openai
 from tqdm.auto import tqdm
 
+from rosetta.neurons.messages import has_pictures, shortened, without_pictures
 from rosetta.results import write_json
 
 logger = logging.getLogger(__name__)
@@ -27,33 +29,94 @@ logger = logging.getLogger(__name__)
 GIVE_UP_AFTER = 20
 #: A longer answer is broken off; so is one that takes so many times the timeout.
 ANSWER_BYTES, ANSWER_TIMEOUTS = 1_000_000, 10
-VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_KEY", "ROSETTA_LABEL_MODEL")
-#: A status that no other request can change, and where to look.
-HOPELESS = {401: "OPENAI_API_KEY", 403: "OPENAI_API_KEY", 404: "OPENAI_BASE_URL and ROSETTA_LABEL_MODEL"}
+VARIABLES = ("OPENAI_BASE_URL", "OPENAI_API_KEY")
+#: A status that no other request can change, and where to look; {model} is the variable that names the model.
+HOPELESS = {401: "OPENAI_API_KEY", 403: "OPENAI_API_KEY", 404: "OPENAI_BASE_URL and {model}"}
+#: How endpoints say that a model does not look at pictures, as servers and providers word it.
+BLIND = re.compile(
+    r"(not support|only supported|found that support|at most 0|must be a|should be|unknown variant)"
+    r".{0,60}(image|vision|picture|multi-?modal|string|'text')"
+    r"|not an? (image|vision|multi-?modal)"
+    r"|(image|vision|multi-?modal).{0,60}(not.{0,20}support|only supported|mmproj)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
-class LabelError(RuntimeError):
-    """The chat endpoint gives no labels; the message says why and what to check."""
+class ChatError(RuntimeError):
+    """The chat endpoint gives no answers; the message says why and what to check."""
+
+
+LabelError = ChatError  # its name when labels were all that was asked for
+
+
+class Purpose(NamedTuple):
+    """What is asked for, as messages call it, and the variables that may name the model: the first that is set does."""
+
+    answer: str
+    models: tuple[str, ...]
+
+
+LABELS = Purpose("label", ("ROSETTA_LABEL_MODEL",))
+
+
+class Question(NamedTuple):
+    """What it is about (``"L0/U3"``), and a function that makes its messages.
+
+    They are made when they are needed, which is twice: pictures for a thousand questions would fill the memory.
+    """
+
+    about: str
+    messages: Callable[[], list[dict]]
+
+
+class Tally(NamedTuple):
+    """How questions fared; the very same ones count once.
+
+    Attributes
+    ----------
+    put : int
+        Questions that the endpoint was asked.
+    kept : int
+        Questions whose answer was there already.
+    refused : int
+        Answers that were not the one asked for. After each the question is put again, as often as ``retries`` says.
+    unanswered : int
+        Questions that got no usable answer.
+    tokens : int
+        As the endpoint counts them, of all it was asked and all it answered; 0 if it does not say.
+    """
+
+    put: int = 0
+    kept: int = 0
+    refused: int = 0
+    unanswered: int = 0
+    tokens: int = 0
+
+    def and_then(self, other: "Tally") -> "Tally":
+        """Both together."""
+        return Tally(*map(sum, zip(self, other, strict=True)))
 
 
 def ask_all(
-    questions: dict[str, list[dict]],
+    questions: Sequence[Question],
     read: Callable[[str], Any],
     keep_in: Path,
     retries: int = 3,
     timeout: float = 60.0,
     concurrency: int = 8,
-) -> dict[str, Any]:
-    """The answers to some questions, by what each is about; one that got no usable answer is left out.
+    purpose: Purpose = LABELS,
+) -> tuple[list, Tally]:
+    """The answers to some questions, None for one that got no usable answer, and how all fared.
 
     Every raw answer is kept with its request, in a file named by the SHA-256 of model, address and messages, and a later
-    run reads it instead of asking. An answer that is not the one asked for is kept too, as ``...refused-1.json``, and the
-    question put again. For a question without a usable answer a warning says why, and the next run asks again.
+    run reads it instead of asking. A picture stands in both as the digest of its pixels (`without_pictures`). An answer that is
+    not the one asked for is kept too, as ``...refused-1.json``, and the question put again. For a question without a usable
+    answer a warning says why, and the next run asks again.
 
     Parameters
     ----------
-    questions : dict of str to list of dict
-        The messages, by what they are about (``"L0/U3"``). The very same messages are sent once.
+    questions : sequence of Question
+        The very same messages are sent once. A message's content may be a list of parts, pictures among them (`picture`).
     read : callable
         What a raw answer says; ValueError if it is not the answer asked for.
     keep_in : Path
@@ -66,87 +129,130 @@ def ask_all(
         Seconds to wait for a connection, and for the next piece of an answer; a whole answer may take ten times as long.
     concurrency : int
         Requests at the same time.
+    purpose : Purpose
 
     Raises
     ------
-    LabelError
-        If a variable is missing or unusable; at once if the endpoint refuses the key (401, 403) or knows no such
-        address or model (404); if 20 questions in a row, or all there are, get no usable answer.
+    ChatError
+        If a variable is missing or unusable; at once if the endpoint refuses the key (401, 403), knows no such
+        address or model (404), or says that the model takes no pictures; if 20 questions in a row, or all there are, get no
+        usable answer.
     """
-    base_url, key, model = environment()
-    files, requests = {}, {}
-    for about, messages in questions.items():
+    base_url, key, model = environment(purpose)
+    files, asked = [], {}
+    for question in questions:
+        messages = without_pictures(question.messages())
         digest = hashlib.sha256(json.dumps([model, base_url, messages]).encode()).hexdigest()
-        files[about] = Path(keep_in) / f"{digest}.json"
-        requests[files[about]] = {"model": model, "messages": messages}
-    answers = {file: answer for file in requests if (answer := _kept(file, read)) is not None}
-    missing = {file: request for file, request in requests.items() if file not in answers}
+        files.append(Path(keep_in) / f"{digest}.json")
+        asked.setdefault(files[-1], []).append(question)
+    answers = {file: answer for file in asked if (answer := _kept(file, read)) is not None}
+    missing = {file: some for file, some in asked.items() if file not in answers}
+    tally = Tally(kept=len(answers))
     if missing:
-        names = {file: ", ".join(about for about, of in files.items() if of == file) for file in missing}
         with openai.OpenAI(base_url=base_url, api_key=key, max_retries=retries, timeout=timeout) as client:
-            new, reason = _put(client, missing, names, read, retries, concurrency)
+            asking = _Asking(client, model, purpose, read, retries)
+            new, reason = asking.put(missing, concurrency, bool(answers))
         answers |= new
+        tally = tally.and_then(Tally(len(missing), 0, asking.refused, len(missing) - len(new), asking.tokens))
+        logger.info("%ss of %s: %s", purpose.answer, model, tally)
         if not answers:
-            raise LabelError(f"{base_url} gives no usable answer for any neuron; the last time: {reason}")
-    return {about: answers[file] for about, file in files.items() if file in answers}
+            raise ChatError(f"{base_url} gives no usable answer for any neuron; the last time: {reason}")
+    return [answers.get(file) for file in files], tally
 
 
-def environment() -> tuple[str, str, str]:
+def environment(purpose: Purpose = LABELS) -> tuple[str, str, str]:
     """(base URL, key, model)"""
-    values = [os.environ.get(name, "").strip() for name in VARIABLES]
-    missing = [name for name, value in zip(VARIABLES, values, strict=True) if not value]
-    if missing:
-        raise LabelError(f"labels by a chat model need {', '.join(VARIABLES)}; not set: {', '.join(missing)}")
-    base_url, key, model = values
+    base_url, key = (os.environ.get(name, "").strip() for name in VARIABLES)
+    models = " or ".join(purpose.models)
+    model = os.environ.get(_model_variable(purpose), "").strip()
+    named = dict(zip((*VARIABLES, models), (base_url, key, model), strict=True))
+    if missing := [name for name, value in named.items() if not value]:
+        raise ChatError(f"{purpose.answer}s by a chat model need {', '.join(named)}; not set: {', '.join(missing)}")
     parts = urlsplit(base_url)
     # Credentials in an address would reach logs and kept files.
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc or parts.query:
-        raise LabelError("OPENAI_BASE_URL must be a plain https://host/path, without a user, password or query")
+        raise ChatError("OPENAI_BASE_URL must be a plain https://host/path, without a user, password or query")
     if not (key.isascii() and key.isprintable()):
-        raise LabelError("OPENAI_API_KEY holds a character that no header can carry")
+        raise ChatError("OPENAI_API_KEY holds a character that no header can carry")
     return base_url.rstrip("/"), key, model
 
 
-def _put(client, requests: dict[Path, dict], names: dict[Path, str], read, retries: int, concurrency: int):
-    """(answers by file, the last reason for having none); stops where going on makes no sense."""
-    answers, reason, failed = {}, None, 0
-    pool = ThreadPoolExecutor(concurrency)  # threads, since in a notebook an event loop is already running
-    try:
-        asked = {pool.submit(_ask, client, request, file, read, retries): file for file, request in requests.items()}
-        for future in tqdm(as_completed(asked), total=len(asked), desc="labels", unit="neuron"):
-            file, error = asked[future], future.exception()
-            if error is None:
-                answers[file], failed = future.result(), 0
-                continue
-            if not isinstance(error, openai.OpenAIError | ValueError):
-                raise error  # no fault of the endpoint: a full disk, say
-            failed, reason, status = failed + 1, _reason(error, client.api_key), getattr(error, "status_code", None)
-            logger.warning("no label for %s: %s", names[file], reason)
-            if status in HOPELESS:
-                raise LabelError(f"{client.base_url} answers with status {status}: check {HOPELESS[status]}. {reason}")
-            if failed == GIVE_UP_AFTER:
-                often = f"{failed} times in a row; the last: {reason}"
-                raise LabelError(f"{client.base_url} gives no usable answer, {often}")
-    finally:
-        pool.shutdown(cancel_futures=True)  # what is under way is still kept
-    return answers, reason
+def _model_variable(purpose: Purpose) -> str:
+    """The variable that names the model."""
+    return next((name for name in purpose.models if os.environ.get(name, "").strip()), purpose.models[-1])
 
 
-def _ask(client: openai.OpenAI, request: dict, file: Path, read, retries: int) -> Any:
-    """Put a question until it is answered as asked, and keep every answer."""
-    for attempt in range(1, retries + 2):
-        raw = None
+class _Asking:
+    """Questions on their way: how many answers were refused so far, and the tokens that the endpoint has counted."""
+
+    def __init__(self, client: openai.OpenAI, model: str, purpose: Purpose, read, retries: int) -> None:
+        self.client, self.model, self.purpose, self.read, self.retries = client, model, purpose, read, retries
+        self.refused, self.tokens, self.lock = 0, 0, threading.Lock()
+
+    def put(self, missing: dict[Path, list[Question]], concurrency: int, answered: bool) -> tuple[dict, str | None]:
+        """(answers by file, the last reason for having none); stops where going on makes no sense.
+
+        ``answered`` says whether other questions of the kind have been, by this model.
+        """
+        answers, reason, failed = {}, None, 0
+        pool = ThreadPoolExecutor(concurrency)  # threads, since in a notebook an event loop is already running
         try:
-            raw = _without(client.api_key, _answer(client, request))
-            answer = read(raw)
-        except ValueError:
-            if raw is not None:
-                write_json(file.with_suffix(f".refused-{attempt}.json"), _record(client, request, raw))
-            if attempt > retries:
-                raise
-        else:
-            write_json(file, _record(client, request, raw))
-            return answer
+            asked = {pool.submit(self._ask, some[0], file): file for file, some in missing.items()}
+            for future in tqdm(as_completed(asked), total=len(asked), desc=f"{self.purpose.answer}s", unit="neuron"):
+                file, error = asked[future], future.exception()
+                if error is None:
+                    answers[file], failed = future.result(), 0
+                    continue
+                if not isinstance(error, openai.OpenAIError | ValueError):
+                    raise error  # no fault of the endpoint: a full disk, say
+                failed, reason = failed + 1, _reason(error, self.client.api_key)
+                about = ", ".join(dict.fromkeys(question.about for question in missing[file]))
+                logger.warning("no %s for %s: %s", self.purpose.answer, about, reason)
+                self._stop_if_hopeless(error, reason, missing[file][0], answered or bool(answers))
+                if failed == GIVE_UP_AFTER:
+                    often = f"{failed} times in a row; the last: {reason}"
+                    raise ChatError(f"{self.client.base_url} gives no usable answer, {often}")
+        finally:
+            pool.shutdown(cancel_futures=True)  # what is under way is still kept
+        return answers, reason
+
+    def _stop_if_hopeless(self, error: Exception, reason: str, question: Question, answered: bool) -> None:
+        status, variable = getattr(error, "status_code", None), _model_variable(self.purpose)
+        if (
+            status
+            and has_pictures(question.messages())
+            and (BLIND.search(str(error)) or (status == 422 and not answered))
+        ):
+            says = f"answers a picture with status {status}: the model {self.model} does not take pictures"
+            raise ChatError(f"{self.client.base_url} {says}; name one that does in {variable}. {reason}")
+        if status in HOPELESS:
+            where = HOPELESS[status].format(model=variable)
+            raise ChatError(f"{self.client.base_url} answers with status {status}: check {where}. {reason}")
+
+    def _ask(self, question: Question, file: Path) -> Any:
+        """Put a question until it is answered as asked, and keep every answer."""
+        request = {"model": self.model, "messages": question.messages()}
+        record = request | {"messages": without_pictures(request["messages"])}
+        for attempt in range(1, self.retries + 2):
+            raw = None
+            try:
+                raw = _without(self.client.api_key, _answer(self.client, request))
+                answer = self.read(raw)
+            except ValueError:
+                self._count(raw, refused=1)
+                if raw is not None:
+                    write_json(file.with_suffix(f".refused-{attempt}.json"), _record(self.client, record, raw))
+                if attempt > self.retries:
+                    raise
+            else:
+                self._count(raw)
+                write_json(file, _record(self.client, record, raw))
+                return answer
+
+    def _count(self, raw: str | None, refused: int = 0) -> None:
+        with self.lock:
+            self.refused += refused
+            self.tokens += _tokens(raw)
 
 
 def _record(client: openai.OpenAI, request: dict, raw: str) -> dict:
@@ -187,38 +293,12 @@ def _kept(file: Path, read) -> Any:
         return None
 
 
-def json_objects(raw: str) -> Iterator[dict]:
-    """The JSON objects in the message of a raw answer, prose around them or not.
-
-    Raises
-    ------
-    ValueError
-        If it is not a chat completion.
-    """
-    content = message(raw)
-    at = 0
-    while isinstance(content, str) and (at := content.find("{", at)) >= 0:
-        try:
-            value, at = json.JSONDecoder().raw_decode(content, at)
-        except ValueError:
-            at += 1
-        except RecursionError:
-            return
-        else:
-            yield value
-
-
-def message(raw: str) -> Any:
-    """The content of a raw answer's first message; ValueError if it is not a chat completion."""
+def _tokens(raw: str | None) -> int:
+    """What the endpoint counted of a question and its answer."""
     try:
-        return json.loads(raw)["choices"][0]["message"]["content"]
-    except (ValueError, LookupError, TypeError, RecursionError):
-        raise ValueError(f"not a chat completion: {shortened(raw)!r}") from None
-
-
-def encodable(text: str) -> str:
-    """Without halves of surrogate pairs, which JSON can spell and no file can hold."""
-    return text.encode(errors="replace").decode()
+        return max(0, int(json.loads(raw)["usage"]["total_tokens"]))
+    except (ValueError, LookupError, TypeError, RecursionError, OverflowError):
+        return 0
 
 
 def _reason(error: Exception, key: str) -> str:
@@ -236,8 +316,3 @@ def _without(key: str, text: str) -> str:
     parts = "|".join({re.escape(key[i : i + 6]) for i in range(len(key) - 5)})
     # Wherever six of them begin, one after the other, and the five that follow the last beginning.
     return re.sub(rf"(?:(?:(?={parts}).)+.{{5}}|[\w-]*\*{{3,}}[\w-]*)+", "[key]", text)
-
-
-def shortened(text: object, characters: int = 200) -> str:
-    """One line of it."""
-    return " ".join(str(text).split())[:characters]

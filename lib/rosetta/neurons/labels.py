@@ -7,13 +7,15 @@ Both labellers read the same table, one row a context: ``layer, unit, rank`` (1 
 
 import json
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from scipy.special import rel_entr
 
-from rosetta.neurons.chat import ask_all, encodable, environment, json_objects, message, shortened
+from rosetta.neurons.chat import Question, ask_all, environment
+from rosetta.neurons.messages import encodable, last_object
 
 NEURON = ["layer", "unit"]
 COLUMNS = [*NEURON, "summary", "examples", "category", "subset", "share"]
@@ -66,7 +68,7 @@ def label_neurons(
     ------
     ValueError
         On an unknown kind, a column that is missing, or a corpus or folder that the kind needs.
-    LabelError
+    ChatError
         See `chat`.
     """
     if kind == "offline":
@@ -209,7 +211,7 @@ def chat(
 
     Raises
     ------
-    LabelError
+    ChatError
         See `chat.ask_all`.
     ValueError
         If a column is missing, or a peak lies outside its text.
@@ -218,9 +220,9 @@ def chat(
     origins = _origins(contexts)
     _checked(contexts, ["activation", "text", "start", "end"], "the contexts")
     ranked = contexts.sort_values([*NEURON, "rank"]).groupby(NEURON)
-    questions = {"L{}/U{}".format(*neuron): prompt(strongest_first) for neuron, strongest_first in ranked}
-    answers = ask_all(questions, read_answer, keep_in, retries, timeout, concurrency)
-    labels = [answers.get("L{}/U{}".format(*neuron), ("", [])) for neuron in origins.index]
+    questions = [Question("L{}/U{}".format(*neuron), partial(prompt, strongest)) for neuron, strongest in ranked]
+    answers, _ = ask_all(questions, read_answer, keep_in, retries, timeout, concurrency)
+    labels = [answer or ("", []) for answer in answers]
     return _result(origins, [summary for summary, _ in labels], [examples for _, examples in labels])
 
 
@@ -258,14 +260,13 @@ def read_answer(raw: str) -> tuple[str, list[str]]:
     ValueError
         If it is not a chat completion, or holds no such object.
     """
-    answers = [
-        (summary.split(), examples[:EXAMPLES])
-        for value in json_objects(raw)
-        if isinstance(summary := value.get("summary"), str) and summary.strip()
-        and isinstance(examples := value.get("examples"), list) and all(isinstance(e, str) for e in examples)
-    ]  # fmt: skip
-    if not answers:
-        raise ValueError(f"no JSON object with summary and examples: {shortened(message(raw))!r}")
-    words, examples = answers[-1]
+
+    def usable(value: dict) -> tuple[list[str], list[str]] | None:
+        summary, examples = value.get("summary"), value.get("examples")
+        if not (isinstance(summary, str) and summary.strip() and isinstance(examples, list)):
+            return None
+        return (summary.split(), examples[:EXAMPLES]) if all(isinstance(e, str) for e in examples) else None
+
+    words, examples = last_object(raw, usable, "summary and examples")
     summary = " ".join(words[:SUMMARY_WORDS]) + ("…" if len(words) > SUMMARY_WORDS else "")
     return encodable(summary), [encodable(example) for example in examples]

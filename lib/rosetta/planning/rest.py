@@ -5,7 +5,7 @@ The simulations of section 4.3 depend on no model and are not reckoned.
 """
 
 from collections.abc import Iterable, Sequence
-from math import ceil
+from math import ceil, prod
 from pathlib import Path
 
 import pandas as pd
@@ -13,6 +13,8 @@ import pandas as pd
 from rosetta.matching.cost import EXACT_SHARE, TABLE_BYTES, Cost, Stage, costs, exact
 from rosetta.matching.mutual import top_k
 from rosetta.models.load import ROOT
+from rosetta.neurons.composites import composite_size, lettered_size
+from rosetta.neurons.looking import read_prompt
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak
 from rosetta.planning.runs import positions_of, reading
 from rosetta.planning.sizes import size
@@ -40,6 +42,11 @@ SHOWN = 4
 PIXELS = {"pmf": 256, "sana": 256, "flux": 256, "onestep": SIZE}
 #: On disk: a number of a checkpoint; a row of a table of contexts without its text; bytes of text a token.
 CHECKPOINT_BYTES, CONTEXT_ROW, TEXT_BYTES = 2, 64, 4
+#: Of pictures that a judge is sent: bytes a pixel of a composite and of lettered images, photographs as PNG, and of their spelling
+#: in a message; pixels on a side of the squares that are a token each, as several endpoints count. Characters a token of text, and
+#: tokens of an answer.
+COMPOSITE_BYTES, LETTERED_BYTES, SPELLING, TOKEN_SIDE = 1.0, 1.6, 4 / 3, 32
+TOKEN_CHARACTERS, ANSWER_TOKENS = 4, 150
 
 
 def others(profile: Profile, node: Node) -> pd.DataFrame:
@@ -208,7 +215,7 @@ def _product(profile: Profile) -> str:
 
 
 # ---------------------------------------------------------------------------------------------------------------------
-# Labels
+# Labels and verdicts
 
 
 def requests(profile: Profile) -> list[dict]:
@@ -226,6 +233,41 @@ def requests(profile: Profile) -> list[dict]:
         (scorer, "labels of a layer's other neurons (07)"): profile.models[scorer].mlp_width,
     }
     return [{"run": run, "what": what, "requests": count} for (run, what), count in by_run.items()]
+
+
+def looks(run: str, neurons: int, images: int = 20, predicted: int = 0, unseen: int = 10) -> list[dict]:
+    """Questions to a chat model that judges neurons by their images (5.1, H), as `requests` counts: one a neuron, two if it predicts.
+
+    Parameters
+    ----------
+    run : str
+        Whose neurons they are.
+    neurons, images : int
+        How many are judged, by so many images each; those that are judged by several numbers of images are asked about anew.
+    predicted, unseen : int
+        How many of them say on which of so many unseen images they would fire (Table 5).
+    """
+    rows = [(f"verdicts by {images} images", neurons, looked_at(neurons, images))]
+    if predicted:
+        rows.append((f"predictions on {unseen} unseen images", predicted, looked_at(predicted, images, unseen)))
+    return [
+        {"run": run, "what": f"{what}, {sent / 1e6:,.0f} MB, {tokens / 1e6:,.2g}M tokens", "requests": count}
+        for what, count, (sent, tokens) in rows
+    ]
+
+
+def looked_at(neurons: int, images: int = 20, unseen: int = 0) -> tuple[float, float]:
+    """(bytes sent, tokens) of one turn about so many neurons, with unseen images the second turn, which sends the first again.
+
+    Scenes take a third of these bytes. Tokens are rough: each endpoint has a rule of its own.
+    """
+    composite, lettered = composite_size(images), lettered_size(unseen) if unseen else (0, 0)
+    sent = SPELLING * (COMPOSITE_BYTES * prod(composite) + LETTERED_BYTES * prod(lettered))
+    squares = sum(prod(ceil(side / TOKEN_SIDE) for side in sides) for sides in (composite, lettered))
+    asked = read_prompt()
+    turns = [asked.system, asked.judge, *([asked.predict] if unseen else [])]
+    text = sum(map(len, turns)) / TOKEN_CHARACTERS + ANSWER_TOKENS * (2 if unseen else 1)
+    return neurons * sent, neurons * (squares + text)
 
 
 def kept_matches(profile: Profile, pair: tuple[str, str]) -> Path:

@@ -1,4 +1,4 @@
-"""Figures of the second half of section 5.1, of H and I.1: what judges say of either population, and Figure 38."""
+"""Figures of the second half of section 5.1, of H and I.1: what judges look at, what they say of either population, Figure 38."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,10 +9,48 @@ import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import NullLocator, PercentFormatter
 
+from rosetta.neurons import composites as drawing
+from rosetta.neurons.judging import Evidence, Unseen
 from rosetta.plots import style
 from rosetta.plots.properties import POPULATIONS
 from rosetta.plots.scaling import SIZE
 from rosetta.plots.style import COLORS, MARKERS, WIDTH, label, legend_below
+
+#: Of a figure that shows pixels as they are.
+DPI = 110
+
+
+def composite(evidence: Evidence, **options) -> Figure:
+    """The picture by which a neuron is judged (H.1), pixel by pixel as a chat model is sent it.
+
+    Parameters
+    ----------
+    evidence : Evidence
+    **options
+        ``tile``, ``scale``, ``overlay``, ``rows`` of `neurons.composites.composite`.
+    """
+    return _as_it_is(drawing.composite(evidence, **options))
+
+
+def lettered(unseen: Unseen, **options) -> Figure:
+    """The images, A to J, among which a judge says which would make a neuron fire (H.3).
+
+    Parameters
+    ----------
+    unseen : Unseen
+    **options
+        ``tile``, ``columns`` of `neurons.composites.lettered`.
+    """
+    return _as_it_is(drawing.lettered(unseen.images, **options))
+
+
+def _as_it_is(pixels: np.ndarray) -> Figure:
+    height, width = pixels.shape[:2]
+    figure = plt.figure(figsize=(width / DPI, height / DPI), dpi=DPI, layout="none")
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.imshow(pixels, interpolation="nearest", aspect="auto")
+    axes.axis("off")
+    return figure
 
 
 def fig06b(table: pd.DataFrame) -> Figure:
@@ -80,21 +118,24 @@ def fig38(table: pd.DataFrame) -> Figure:
     return legend_below(figure, axes, columns=1)
 
 
-def composites(pictures: Sequence[tuple[str, np.ndarray]], width: int = 34) -> Figure:
-    """What a judge is shown of some neurons, side by side, each under what was said of it.
+def judged(shown: Sequence[tuple[str, Evidence]], width: int = 34, **options) -> Figure:
+    """What a judge looks at of some neurons, side by side, each under what was said of it.
 
     Parameters
     ----------
-    pictures : sequence of (str, uint8 [h, w, 3])
+    shown : sequence of (str, Evidence)
     width : int
         Characters on a line of the titles.
+    **options
+        As those of `composite`.
     """
-    tallest = max(len(pixels) / pixels.shape[1] for _, pixels in pictures)
-    wide = WIDTH * 1.5 / len(pictures)
-    texts = ["\n".join(textwrap.wrap(style.drawable(text), width)) for text, _ in pictures]
-    lines = max(text.count("\n") + 1 for text in texts)
-    figure, panels = plt.subplots(1, len(pictures), figsize=(wide * len(pictures), wide * tallest + 0.2 * lines), squeeze=False)
-    for axes, text, (_, pixels) in zip(panels[0], texts, pictures, strict=True):
+    pictures = [drawing.composite(evidence, **options) for _, evidence in shown]
+    texts = ["\n".join(textwrap.wrap(style.drawable(text), width)) for text, _ in shown]
+    wide, lines = WIDTH * 1.5 / len(shown), max(text.count("\n") + 1 for text in texts)
+    tallest = max(len(pixels) / pixels.shape[1] for pixels in pictures)
+    size = (wide * len(shown), wide * tallest + 0.2 * lines)
+    figure, panels = plt.subplots(1, len(shown), figsize=size, squeeze=False)
+    for axes, text, pixels in zip(panels[0], texts, pictures, strict=True):
         axes.imshow(pixels, interpolation="lanczos")
         axes.set_title(text, fontsize=10, loc="left", parse_math=False)
         axes.set_anchor("N")

@@ -1,6 +1,7 @@
 """Pictures: what a vision model is shown, and those that lie as image files in a folder or in ImageNet's folders."""
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -270,3 +271,15 @@ class First:
             yield picture
         if given < self.count:
             raise ValueError(f"{self.count} pictures are asked for, and there are {given}; ask for fewer")
+
+
+def png(pixels: np.ndarray) -> bytes:
+    """A picture, uint8 [h, w, 3], in a file's bytes: without loss, and small enough for a table."""
+    data = io.BytesIO()
+    Image.fromarray(pixels).save(data, "PNG")
+    return data.getvalue()
+
+
+def from_png(data: bytes) -> np.ndarray:
+    """The pixels, uint8 [h, w, 3]."""
+    return np.asarray(Image.open(io.BytesIO(data)))

@@ -1,12 +1,10 @@
 """What notebooks show of images: those on which neurons fire most, one image on two grids, and how scenes were chosen."""
 
-import io
 from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
 import torch
-from PIL import Image
 
 from rosetta.matching import nulls
 from rosetta.matching.alignment import resample_grid
@@ -18,6 +16,7 @@ from rosetta.plots.images import Seen, SeenPair, as_they_are
 from rosetta.results import keep
 from rosetta.sources import development, scenes
 from rosetta.sources.development import undevelop
+from rosetta.sources.pictures import from_png, png
 from rosetta.studies.matches import Study
 
 #: Of the rule by which scenes are developed (`by_development`): grains, scenes and seeds of untrained networks.
@@ -53,7 +52,7 @@ def _stacked(study: Study, pair, best: pd.DataFrame, images: int, by: str) -> pd
     batches = study.trained(pair)
     strongest = strongest_pieces(batches, numbered(best, batches.layers), images, by)
     return pd.DataFrame([
-        {"match": match, "image": _png(_pixels(study, pair, example)), "rows": len(example.a), "a": example.a.ravel(), "b": example.b.ravel()}
+        {"match": match, "image": png(_pixels(study, pair, example)), "rows": len(example.a), "a": example.a.ravel(), "b": example.b.ravel()}
         for match, examples in enumerate(strongest) for example in examples
     ])  # fmt: skip
 
@@ -64,18 +63,7 @@ def _pixels(study: Study, pair, example: Example) -> np.ndarray:
 
 
 def _seen(row) -> Seen:
-    return Seen(_from_png(row.image), *(np.reshape(side, (row.rows, -1)) for side in (row.a, row.b)))
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    """A picture without loss, small enough for a table."""
-    data = io.BytesIO()
-    Image.fromarray(pixels).save(data, "PNG")
-    return data.getvalue()
-
-
-def _from_png(data: bytes) -> np.ndarray:
-    return np.asarray(Image.open(io.BytesIO(data)))
+    return Seen(from_png(row.image), *(np.reshape(side, (row.rows, -1)) for side in (row.a, row.b)))
 
 
 def galleries(study: Study, pair: tuple[str, str]) -> dict[str, dict[str, list]]:
@@ -96,7 +84,7 @@ def galleries(study: Study, pair: tuple[str, str]) -> dict[str, dict[str, list]]
     return {
         kind: {
             f"L{layer}/U{unit}": [
-                (_from_png(row.image), np.reshape(row.map, (row.rows, -1))) for row in of_neuron.itertuples()
+                (from_png(row.image), np.reshape(row.map, (row.rows, -1))) for row in of_neuron.itertuples()
             ]
             for (layer, unit), of_neuron in of_kind.groupby(["layer", "unit"], sort=False)
         }
@@ -133,7 +121,7 @@ def _gallery(study: Study, pair: tuple[str, str]) -> pd.DataFrame:
     at = {neuron: column for column, neuron in enumerate(rosetta + others)}
     for row in rows:
         values = maps[row["number"]][..., at[row["layer"], row["unit"]]]
-        row |= {"image": _png(images[row["number"]].pixels), "rows": len(values), "map": values.ravel()}
+        row |= {"image": png(images[row["number"]].pixels), "rows": len(values), "map": values.ravel()}
     return pd.DataFrame(rows)
 
 
