@@ -183,7 +183,9 @@ class ImageReader(_Cells):
             If the model cannot be shown a picture: it is named.
         """
         with torch.inference_mode():
-            prepared = self._prepared([picture.pixels for picture in pictures], [picture.source for picture in pictures])
+            prepared = self._prepared(
+                [picture.pixels for picture in pictures], [picture.source for picture in pictures]
+            )
             given = self.vision.run(prepared).float().cpu()
         return given if given.ndim == 2 else given[:, -self.grid[0] * self.grid[1] :].mean(1)
 

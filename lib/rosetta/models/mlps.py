@@ -85,7 +85,9 @@ def as_released(model: torch.nn.Module, mlps: list[Mlp]) -> list[Mlp]:
     read = []
     for mlp in mlps:
         parent, (neurons, width) = mlp.path.rpartition(".")[0], _shape(mlp.projection)
-        inside = ((name, child) for name, child in modules[parent].named_children() if name != mlp.path[len(parent) + 1 :])
+        inside = (
+            (name, child) for name, child in modules[parent].named_children() if name != mlp.path[len(parent) + 1 :]
+        )
         into = [(name, child) for name, child in inside if _shape(child) == (width, neurons)]
         gated = len(into) == 2  # gate and up
         read.append(Mlp(mlp.block, f"{parent}.{into[0][0]}", into[0][1], width) if gated else mlp)

@@ -2,4 +2,14 @@
 
 from rosetta.studies.matches import Study
 
-__all__ = ["Study", "counts", "explorer", "judged", "monosemanticity", "positions", "properties", "simulations", "table1"]
+__all__ = [
+    "Study",
+    "counts",
+    "explorer",
+    "judged",
+    "monosemanticity",
+    "positions",
+    "properties",
+    "simulations",
+    "table1",
+]

@@ -157,10 +157,12 @@ def evidence(study: Study, name: str, pair: tuple[str, str], neurons: Sequence[N
     """
     top = strongest(study, name, pair)
     top = top[(top["rank"] <= k) & pd.MultiIndex.from_frame(top[["layer", "unit"]]).isin(neurons)]
-    rows = {neuron: group for neuron, group in top.groupby(["layer", "unit"])}
+    rows = dict(iter(top.groupby(["layer", "unit"])))
     if dead := [neuron for neuron in neurons if neuron not in rows]:
         layer, unit = dead[0]
-        raise ValueError(f"{name} L{layer}/U{unit} never changes over these images; a dead neuron has no strongest ones")
+        raise ValueError(
+            f"{name} L{layer}/U{unit} never changes over these images; a dead neuron has no strongest ones"
+        )
     reader = study.reader(name)
     column = {(layer, unit): sum(reader.layers[:layer]) + unit for layer, unit in neurons}
     wanted: dict[int, list[int]] = {number: [] for number in sorted(set(top["image"].tolist()))}

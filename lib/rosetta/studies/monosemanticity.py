@@ -16,7 +16,7 @@ from rosetta.matching.images import ImageReader
 from rosetta.matching.mutual import top_k
 from rosetta.models.mlps import as_released
 from rosetta.neurons import surface, validation
-from rosetta.neurons.judging import Judge, Verdict, rate
+from rosetta.neurons.judging import Evidence, Judge, Verdict, rate
 from rosetta.profiles.judging import Oracle as Levels
 from rosetta.results import keep
 from rosetta.studies import properties
@@ -87,7 +87,9 @@ def verdicts(study: Study, name: str, pair: tuple[str, str]) -> pd.DataFrame:
     path = study.folder / "neurons" / f"{pair[0]}--{pair[1]}.{name}.verdicts.parquet"
     table = keep(path, parameters, compute)
     if silent := table["is_monosemantic"].isna().sum():
-        logger.warning("%s verdicts of %s are missing; without the file %s they are asked for again", silent, name, path)
+        logger.warning(
+            "%s verdicts of %s are missing; without the file %s they are asked for again", silent, name, path
+        )
     return table
 
 
@@ -119,7 +121,9 @@ def _rate(table: pd.DataFrame) -> dict:
 def points(study: Study) -> list[tuple[str, str, tuple[str, str]]]:
     """(family, model, pair) of all models that are judged: Figure 6b's family first, then Figure 37's."""
     curves = study.profile.judging.curves
-    return [(family, *point) for family, curve in curves.items() for point in study.profile.family_points(family, curve)]
+    return [
+        (family, *point) for family, curve in curves.items() for point in study.profile.family_points(family, curve)
+    ]
 
 
 def rates(study: Study, judge: str | None = None) -> pd.DataFrame:
@@ -138,6 +142,22 @@ def rates(study: Study, judge: str | None = None) -> pd.DataFrame:
         of_model = {"family": family, "model": name, "neurons": study.profile.models[name].neurons}
         rows += [of_model | {"population": p} | _rate(table[table["population"] == p]) for p in (ROSETTA, OTHERS)]
     return pd.DataFrame(rows)
+
+
+def examples(study: Study, name: str, pair: tuple[str, str], images: int = 5) -> list[tuple[str, Evidence]]:
+    """Of either population one neuron that the profile's judge calls monosemantic and one that it does not, if there are any.
+
+    Each is the first that was drawn: what is said of it, and its strongest images.
+    """
+    table, judging = verdicts(study, name, pair), study.profile.judging
+    table = table[(table["judge"] == judging.judge) & (table["images"] == judging.images)]
+    first = table.dropna(subset="is_monosemantic").drop_duplicates(["population", "is_monosemantic"])
+    first = first.sort_values(["population", "is_monosemantic"], ascending=[True, False])
+    shown = evidence(study, name, pair, list(zip(first["layer"], first["unit"], strict=True)), images)
+    return [
+        (f"{one.neuron} ({row.population}): {'yes' if row.is_monosemantic else 'no'}, {row.description}", one)
+        for row, one in zip(first.itertuples(), shown, strict=True)
+    ]
 
 
 def gaps(table: pd.DataFrame, keys: Sequence[str] = ("family", "model", "neurons")) -> pd.DataFrame:
@@ -184,7 +204,7 @@ def by_images(study: Study) -> pd.DataFrame:
 # How far to trust a judge
 
 
-def validation_of(study: Study) -> pd.DataFrame:
+def table5(study: Study) -> pd.DataFrame:
     """Table 5 of each judge: how well it foretells which images that it was not shown make a random neuron fire.
 
     Returns
@@ -248,10 +268,13 @@ def agreement(study: Study) -> pd.DataFrame:
     for family in study.profile.judging.curves:
         tables = [verdicts(study, name, pair) for of, name, pair in points(study) if of == family]
         table = pd.concat([one[one["images"] == study.profile.judging.images] for one in tables])
-        said = {kind: of_kind for kind, of_kind in table.groupby("judge", sort=False)}
+        said = dict(iter(table.groupby("judge", sort=False)))
         for first, second in combinations(said, 2):
             found = validation.agreement(_verdicts(said[first]), _verdicts(said[second]))
-            yes = {f"yes_{which}": said[kind]["is_monosemantic"].mean() for which, kind in (("first", first), ("second", second))}
+            yes = {
+                f"yes_{which}": said[kind]["is_monosemantic"].mean()
+                for which, kind in (("first", first), ("second", second))
+            }
             rows.append({"family": family, "first": first, "second": second, **found._asdict(), **yes})
     columns = ["family", "first", "second", *validation.Agreement._fields, "yes_first", "yes_second"]
     return pd.DataFrame(rows, columns=columns)
@@ -292,7 +315,9 @@ def texts(study: Study, families: Iterable[str] | None = None) -> pd.DataFrame:
             table["kurtosis"] = properties.kurtosis(study, name)
             is_rosetta = table.index.isin(properties.rosetta_neurons(study, name, pair))
             known = table.dropna(subset="kurtosis")
-            ranked = dict(zip(("auc", "auc_low", "auc_high"), auc(known["kurtosis"], known["is_monosemantic"]), strict=True))
+            ranked = dict(
+                zip(("auc", "auc_low", "auc_high"), auc(known["kurtosis"], known["is_monosemantic"]), strict=True)
+            )
             for population, group in ((ROSETTA, table[is_rosetta]), (OTHERS, table[~is_rosetta])):
                 said = rate([[Verdict(one, "", np.nan) for one in group["is_monosemantic"]]])
                 rows.append(
