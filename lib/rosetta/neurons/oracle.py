@@ -111,10 +111,11 @@ def verdict(
     ValueError
         If shapes or names do not fit, there are no examples, or a probability or parameter is none.
     """
-    return _read(holds, base, names, alpha, least_share, hypotheses, where, weights, parts).verdict
+    return read(holds, base, names, alpha, least_share, hypotheses, where, weights, parts).verdict
 
 
-def _read(holds, base, names, alpha, least_share, hypotheses=None, where=None, weights=None, parts=None) -> Reading:
+def read(holds, base, names, alpha, least_share, hypotheses=None, where=None, weights=None, parts=None) -> Reading:
+    """`verdict`, with what it rests on."""
     holds, base = np.asarray(holds, dtype=bool), np.asarray(base, dtype=float)
     if holds.ndim != 2 or holds.shape != base.shape or holds.shape[1] != len(names) or not holds.size:
         got = f"holds is {list(holds.shape)}, base {list(base.shape)}, and there are {len(names)} names"
@@ -132,7 +133,7 @@ def _read(holds, base, names, alpha, least_share, hypotheses=None, where=None, w
     qualifying = sorted(np.flatnonzero(rare & (share >= least_share)), key=lambda v: (-share[v], p[v]))
     if qualifying:
         mixed = [
-            _mixture(v, holds, alpha / (total * (total - 1) / 2), least_share, where, weights, parts)
+            _mixture(v, holds, alpha / max(total * (total - 1) / 2, 1), least_share, where, weights, parts)
             for v in qualifying
         ]
         if any(pair is None for pair in mixed):
@@ -377,7 +378,7 @@ class Oracle:
             held[:, self._image[number]] = self._holding(fired, self._columns[:, some])
             return held
 
-        reading = _read(holds, base, self.names, self.alpha, self.least_share, where=where, parts=self._parts)
+        reading = read(holds, base, self.names, self.alpha, self.least_share, where=where, parts=self._parts)
         said = reading.verdict
         if not said.is_monosemantic and self._stays(fired):
             said = said._replace(description=f"it fires in the same cells, whatever they hold: {said.description}")
