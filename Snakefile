@@ -16,6 +16,7 @@ from snakemake_interface_executor_plugins.settings import ExecMode
 sys.path.insert(0, "lib")
 from rosetta import batch, kernels
 from rosetta.profiles import load
+from rosetta.profiles.judging import judged_pairs
 
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
     batch.attach(logger)  # not in the jobs themselves, nor where it is only asked what would run
@@ -95,6 +96,9 @@ ROSETTA = matched(
     + [STUDY.filtering.pair]
     + ([pair for pair in STUDY.curves[STUDY.images.k_curve] if len(pair) == 2] if STUDY.images else [])
 )
+#: What defines those that judges are asked about, in notebook 05; and the generators beside which it matches one more family.
+JUDGED = matched(judged_pairs(STUDY) if STUDY.judging else [])
+COMPARED = [pair[0] for pair in STUDY.judging.compared.pairs] if STUDY.judging and STUDY.judging.compared else []
 #: The notebooks after 02 run two at a time.
 HALF = max(1, workflow.cores // 2)
 
@@ -243,6 +247,9 @@ rule theory:
 rule polarization:
     input:
         ROSETTA,
+        JUDGED,
+        matched([pair for pair in STUDY.curves[STUDY.judging.compared.beside]] if COMPARED else []),
+        pictures_of(dict.fromkeys(COMPARED)),
         notebook="notebooks/05_polarization.ipynb",
         library=LIBRARY,
     output:

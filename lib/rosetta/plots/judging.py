@@ -92,7 +92,7 @@ def fig36(table: pd.DataFrame) -> Figure:
 def _rates(axes: plt.Axes, table: pd.DataFrame, x: str) -> None:
     for aside, (population, (color, line, text)) in zip((0.98, 1.02), POPULATIONS.items(), strict=True):
         group = table[table["population"] == population].dropna(subset="rate")
-        bars = {"yerr": style.interval(group, "rate").clip(min=0), "capsize": 3}
+        bars = {"yerr": style.interval(group, "rate").clip(min=0), "capsize": 3, "clip_on": False}
         axes.errorbar(group[x] * aside, group["rate"], fmt=line, color=color, label=text, **bars)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.set_ylim(bottom=0)
@@ -111,7 +111,7 @@ def fig38(table: pd.DataFrame) -> Figure:
     for (curve, capture), group in table.groupby(["curve", "capture"], sort=False):
         right, index = capture == "m_t", curves.index(curve)
         look = {} if right else {"markerfacecolor": "white", "markeredgewidth": 1.8}
-        text = label(curve) if right else f"{label(curve)}, block inputs in place of m_t"
+        text = label(curve) if right else f"{label(curve)}, block inputs in place of $m_t$"
         shape = MARKERS[index] + ("-" if right else ":")
         axes.plot(group["neurons"], group["count"], shape, color=COLORS[index], label=text, **look)
     style.log_axes(axes, SIZE, "Rosetta Neurons")
