@@ -156,7 +156,7 @@ class Rate(NamedTuple):
 def rate(verdicts: Sequence[Sequence[Verdict | None]]) -> Rate:
     """How many of the judged neurons are monosemantic, with 95% intervals (Figures 6b, 36 and 37).
 
-    Wilson's interval treats the judged neurons as independent draws: it covers on average at every rate, and covers too often
+    Wilson's interval treats the judged neurons as independent draws: it covers about as often as it says at every rate, and too often
     where they are a good part of all neurons there are. The paper's interval over trials covers where every trial has some
     neurons of either kind. Where hardly any neuron is of one kind, all trials often have the same share; its width is then
     zero, and it misses. Neither knows that the judge may err.

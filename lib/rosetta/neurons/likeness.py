@@ -56,7 +56,7 @@ def likeness(cosines: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """
     pairs = weights[..., :, None] * weights[..., None, :] * (1 - np.eye(weights.shape[-1]))
     total = pairs.sum((-2, -1))
-    return np.divide((pairs * cosines).sum((-2, -1)), total, out=np.full(total.shape, np.nan), where=total > 0)
+    return (pairs * cosines).sum((-2, -1)) / np.where(total > 0, total, np.nan)
 
 
 def weights_of(one: Evidence) -> np.ndarray:

@@ -5,7 +5,6 @@ judge of images whose factors are known, as those of scenes are; `neurons.surfac
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
@@ -80,8 +79,9 @@ def verdict(
 
     What neurons of several features share may qualify, too: one for red and for blue objects fires, always, inside an object. So
     a value that qualifies is held against all *mixtures*, pairs of values neither of which holds in `least_share` of the
-    examples, though one of the two does. If some mixture is more frequent than it would be by chance where the value holds
-    (again with alpha over all pairs), the value leaves something unexplained. A neuron is monosemantic if some value does not.
+    examples, though one of the two does. If some mixture is more frequent than it would be by chance where the value holds, the
+    value leaves something unexplained; again with alpha over all pairs, so that of neurons for one value at most a share alpha
+    is missed. A neuron is monosemantic if some value leaves nothing unexplained.
 
     Parameters
     ----------
@@ -150,11 +150,11 @@ def read(holds, base, names, alpha, least_share, hypotheses=None, where=None, we
     count = f"{names[best]} holds in {holds[:, best].sum()} of {k}"
     if (share >= least_share).any():
         if rare[best]:
-            said = f"{count}, and what holds in more is common everywhere"
+            said = f"{count}, and what holds in more may well be chance"
         else:
             most = max(np.flatnonzero(share >= least_share), key=lambda v: (share[v], -p[v]))
             held = f"{names[most]} holds in {holds[:, most].sum()} of {k}"
-            said = f"what holds is common everywhere: {held}, {base[:, most].mean():.0%} by chance"
+            said = f"what holds may well be chance: {held}, {base[:, most].mean():.0%} by chance"
     else:
         said = f"no value holds in {least_share:.0%}: {count}, {base[:, best].mean():.0%} by chance"
     return Reading(Verdict(False, said, float(share[rare].max(initial=0))), (best,))
@@ -165,8 +165,10 @@ def _mixture(v, holds, level, least_share, where, weights, parts) -> tuple[int, 
     if where is None:
         return None
     share = holds.mean(0)
-    parts = [u for u in (range(len(share)) if parts is None else parts) if 0 < share[u] < least_share]
-    pairs = [(u, w) for u, w in combinations(parts, 2) if (holds[:, u] | holds[:, w]).mean() >= least_share]
+    parts = np.array([u for u in (range(len(share)) if parts is None else parts) if 0 < share[u] < least_share], int)
+    held = holds[:, parts].astype(np.int64)
+    either = held.sum(0)[:, None] + held.sum(0) - held.T @ held  # examples in which one of the two holds
+    pairs = [(int(u), int(w)) for u, w in parts[np.argwhere(np.triu(either / len(holds) >= least_share, 1))]]
     if not pairs:
         return None
     shown = holds[:, v]

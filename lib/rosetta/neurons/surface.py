@@ -76,7 +76,7 @@ def judge_texts(
     values, numbers, at = [], [], []
     for factor in FACTORS:
         codes, names = pd.factorize(described[factor])
-        found = names.get_indexer(of_contexts[factor])
+        found = pd.Index(names).get_indexer(of_contexts[factor])
         if (found < 0).any():
             missing = of_contexts[factor][int(np.argmax(found < 0))]
             raise ValueError(f"a context has the {factor} {missing!r}, which the corpus has not; count the same text")
@@ -121,6 +121,6 @@ def _by_neuron(contexts: pd.DataFrame, at: np.ndarray):
     """Each neuron's values, by rank: ((layer, unit), int64 [k, factors])."""
     order = np.lexsort([contexts[column] for column in ("rank", "unit", "layer")])
     neurons = contexts[["layer", "unit"]].to_numpy()[order]
-    begins = np.flatnonzero(np.r_[True, (neurons[1:] != neurons[:-1]).any(1)]) if len(order) else []
-    for begin, end in zip(begins, [*begins[1:], len(order)], strict=True):
+    begins = np.flatnonzero((neurons != np.roll(neurons, 1, axis=0)).any(1) | (np.arange(len(order)) == 0))
+    for begin, end in zip(begins, np.r_[begins[1:], len(order)][: len(begins)], strict=True):
         yield tuple(neurons[begin].tolist()), at[order[begin:end]]

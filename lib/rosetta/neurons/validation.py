@@ -185,6 +185,7 @@ def agreement(first: Sequence[Verdict | None], second: Sequence[Verdict | None])
         return Agreement(np.nan, np.nan, np.nan, share, both, left_out)
     from statsmodels.stats.inter_rater import cohens_kappa  # slow to import
 
-    found = cohens_kappa(table)
+    with np.errstate(all="ignore"):  # two who never agree have a test statistic of 0 / 0, which nobody asks for
+        found = cohens_kappa(table)
     low, high = np.clip([found.kappa_low, found.kappa_upp], -1, 1)
     return Agreement(float(found.kappa), float(low), float(high), share, both, left_out)
