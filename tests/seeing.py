@@ -6,6 +6,7 @@ import torch
 from rosetta.matching.images import Generator, ImageReader
 from rosetta.models.mlps import Mlp
 from rosetta.models.opened import Vision
+from rosetta.neurons.judging import Evidence, Unseen
 from rosetta.sources.pictures import Picture
 
 #: Pixels of a picture's side and of a patch's, and so rows and columns of cells.
@@ -93,6 +94,27 @@ def generator(name="maker", of=None, prefix=3, top_row=None, steps=2) -> Generat
 def some_pictures(n, seed=0, side=SIDE) -> list[Picture]:
     pixels = np.random.default_rng(seed).integers(0, 256, (n, side, side, 3), dtype=np.uint8)
     return [Picture(pixels[i], f"noise-{seed}#{i}", i % CLASSES) for i in range(n)]
+
+
+def some_evidence(neurons, k=3, seed=0) -> list[Evidence]:
+    """Of so many neurons, no two alike: noise, and maps of gamma noise."""
+    rng = np.random.default_rng(seed)
+    return [
+        Evidence(
+            f"seer L0/U{unit}", tuple(range(k)), rng.integers(0, 256, (k, SIDE, SIDE, 3), dtype=np.uint8),
+            rng.gamma(2, 1, (k, GRID, GRID)).astype(np.float32), np.linspace(3, 2, k, dtype=np.float32), 0.5,
+        )
+        for unit in range(neurons)
+    ]  # fmt: skip
+
+
+def some_unseen(neurons, images=10, seed=1) -> list[Unseen]:
+    rng = np.random.default_rng(seed)
+    fires = tuple(number % 2 == 0 for number in range(images))
+    return [
+        Unseen(tuple(range(images)), rng.integers(0, 256, (images, SIDE, SIDE, 3), dtype=np.uint8), fires)
+        for _ in range(neurons)
+    ]
 
 
 def bilinear(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:

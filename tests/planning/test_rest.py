@@ -5,9 +5,13 @@ from math import ceil
 import numpy as np
 import pandas as pd
 import pytest
+from seeing import some_evidence
+from sklearn.datasets import load_sample_image
 
 from rosetta.matching.rates import GIB
 from rosetta.models.load import ROOT
+from rosetta.neurons.composites import composite, lettered
+from rosetta.neurons.messages import picture
 from rosetta.planning import rest
 from rosetta.planning.nodes import Node
 from rosetta.planning.sizes import size
@@ -35,6 +39,30 @@ def test_questions_are_counted_as_the_notebooks_ask_them(paper, monkeypatch):
 
 def test_offline_labels_ask_nobody(micro):
     assert rest.requests(micro) == [] and rest.others(micro, H200)["requests"].sum() == 0
+
+
+def test_verdicts_are_counted_a_question_a_neuron_and_pictures_by_their_pixels():
+    verdicts, predictions = rest.looks("openclip", 1_000, predicted=500)
+    assert [verdicts["requests"], predictions["requests"]] == [1_000, 500] and verdicts["run"] == "openclip"
+    assert verdicts["what"] == "verdicts by 20 images, 881 MB, 1.2M tokens"
+    (alone,) = rest.looks("openclip", 10)
+    assert alone["requests"] == 10 and alone.keys() == {"run", "what", "requests"}
+    sent, tokens = rest.looked_at(1, 20)
+    assert sent == pytest.approx(2026 * 326 * 4 / 3) and 64 * 11 < tokens < 64 * 11 + 1_000
+    assert rest.looked_at(7, 20) == pytest.approx((7 * sent, 7 * tokens))
+    again, more = rest.looked_at(1, 20, unseen=10)  # the whole conversation is sent again
+    assert again == pytest.approx(sent + 1.6 * 444 * 984 * 4 / 3) and more > tokens + 14 * 31
+
+
+@pytest.mark.parametrize(("k", "unseen"), [(2, 0), (20, 0), (50, 0), (20, 10)])
+def test_what_would_be_sent_is_what_is_sent(k, unseen):
+    photograph = load_sample_image("china.jpg")
+    cut = np.random.default_rng(0).integers(0, (427 - 256, 640 - 256), (k + unseen, 2))
+    images = [photograph[y : y + 256, x : x + 256] for y, x in cut]
+    (of,) = some_evidence(1, k)
+    shown = [composite(of._replace(images=images[:k])), *([lettered(images[k:])] if unseen else [])]
+    sent = sum(len(picture(pixels)["image_url"]["url"]) for pixels in shown)
+    assert rest.looked_at(1, k, unseen)[0] == pytest.approx(sent, rel=0.25)
 
 
 def test_expected_pairs_follow_the_published_law_or_are_those_kept(micro, tmp_path, monkeypatch):

@@ -373,3 +373,8 @@ def test_labels_without_a_flat_folder_are_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "n01" / "x.png")
     with pytest.raises(ValueError, match=r"no file ILSVRC2012_val_.*labels\.txt"):
         sources.from_imagenet(tmp_path, tmp_path / "labels.txt")
+
+
+def test_a_picture_survives_its_png():
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    assert np.array_equal(pictures.from_png(pictures.png(pixels)), pixels)
