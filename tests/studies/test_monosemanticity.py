@@ -16,7 +16,7 @@ from rosetta.matching.mutual import top_k
 from rosetta.models.zoo.vision import REGISTERS, _encoder, _write_encoder
 from rosetta.neurons.judging import Verdict
 from rosetta.profiles import ProfileError, check
-from rosetta.studies import judged, monosemanticity, properties
+from rosetta.studies import captures, judged, monosemanticity, properties
 from rosetta.studies.matches import Study
 
 PAIR, THIRD, TEXTS = ("onestep-32x2", "openclip-32x2"), ("onestep-32x2", "dinov3-32x2"), ("pythia-32x2", "opt-32x2")
@@ -292,6 +292,9 @@ def test_agreement_is_cohens_kappa(planted):
     assert row["both"] == len(both) < len(a) and row["share"] == pytest.approx(observed)
     assert row["kappa"] == pytest.approx((observed - expected) / (1 - expected))
     assert row["yes_first"] == pytest.approx(p)
+    score = table[table["judge"] == "embedding"]["score"].to_numpy()
+    yes, no = (score[[x is not pd.NA and x == said for x in a]] for said in (True, False))
+    assert row["auc"] == pytest.approx(np.mean([(x > y) + (x == y) / 2 for x in yes for y in no]))
 
 
 def test_examples_are_one_of_each_kind_with_what_was_said(planted):
@@ -336,7 +339,7 @@ def test_auc_of_one_verdict_alone_is_unknown_and_of_perfect_order_one():
 
 
 def test_the_wrong_capture_is_the_blocks_normed_input(study):
-    table = monosemanticity.against(study)
+    table = captures.against(study)
     assert table[["curve", "capture", "read"]].values.tolist() == [
         ["onestep-dinov2", "m_t", 256], ["onestep-dinov3", "m_t", 256], ["onestep-dinov3", "as released", 64],
     ]  # fmt: skip
@@ -361,7 +364,7 @@ def test_the_wrong_capture_is_the_blocks_normed_input(study):
 
 def test_an_encoder_without_gates_is_read_the_same_either_way(study):
     pair = ("onestep-32x2", "dinov2-32x2")
-    table = monosemanticity.released_matches(study, pair)
+    table = captures.released_matches(study, pair)
     assert table.attrs["released"] is False
     pd.testing.assert_frame_equal(table, study.matches(pair))
 

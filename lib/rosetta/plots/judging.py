@@ -104,7 +104,7 @@ def fig38(table: pd.DataFrame) -> Figure:
     Parameters
     ----------
     table : DataFrame
-        As `monosemanticity.against` gives it.
+        As `captures.against` gives it.
     """
     figure, axes = plt.subplots()
     curves = list(dict.fromkeys(table["curve"]))

@@ -4,6 +4,7 @@ from rosetta.studies.matches import Study
 
 __all__ = [
     "Study",
+    "captures",
     "counts",
     "explorer",
     "judged",

@@ -1,4 +1,4 @@
-"""Is a neuron monosemantic? What judges say of both populations at every size, and how far to trust them (5.1, H, I).
+"""Is a neuron monosemantic? What judges say of both populations at every size, and how far to trust them (5.1, H, I.2).
 
 Each function takes a `Study` whose profile has a section ``judging``; who is judged and by what stands in `studies.judged`.
 """
@@ -12,9 +12,6 @@ import pandas as pd
 from scipy import stats
 from tqdm.auto import tqdm
 
-from rosetta.matching.images import ImageReader
-from rosetta.matching.mutual import top_k
-from rosetta.models.mlps import as_released
 from rosetta.neurons import surface, validation
 from rosetta.neurons.judging import Evidence, Judge, Verdict, rate
 from rosetta.profiles.judging import Oracle as Levels
@@ -39,8 +36,7 @@ from rosetta.studies.properties import OTHERS, ROSETTA
 
 logger = logging.getLogger(__name__)
 
-#: How a model is read in `against`.
-RIGHT, RELEASED = "m_t", "as released"
+AUC = ("auc", "auc_low", "auc_high")
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Verdicts
@@ -262,7 +258,9 @@ def agreement(study: Study) -> pd.DataFrame:
     -------
     DataFrame
         ``family, first, second, kappa, low, high, share`` (of equal verdicts), ``both, left_out``; ``yes_first, yes_second``: the
-        shares that each calls monosemantic.
+        shares that each calls monosemantic. Where the second calls nearly all so, kappa says little; ``auc, auc_low, auc_high``:
+        how likely, of a neuron that the first calls monosemantic and one that it does not, the second's score of the first one
+        is higher (NaN where it gives none).
     """
     rows = []
     for family in study.profile.judging.curves:
@@ -275,8 +273,11 @@ def agreement(study: Study) -> pd.DataFrame:
                 f"yes_{which}": said[kind]["is_monosemantic"].mean()
                 for which, kind in (("first", first), ("second", second))
             }
-            rows.append({"family": family, "first": first, "second": second, **found._asdict(), **yes})
-    columns = ["family", "first", "second", *validation.Agreement._fields, "yes_first", "yes_second"]
+            score, by = said[second]["score"].to_numpy(), said[first]["is_monosemantic"]
+            known = ~(np.isnan(score) | by.isna().to_numpy())
+            ranked = dict(zip(AUC, auc(score[known], by.to_numpy(object)[known]), strict=True))
+            rows.append({"family": family, "first": first, "second": second, **found._asdict(), **yes, **ranked})
+    columns = ["family", "first", "second", *validation.Agreement._fields, "yes_first", "yes_second", *AUC]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -339,60 +340,3 @@ def auc(values: Sequence[float], positive: Sequence[bool]) -> tuple[float, float
     variance = (area * (1 - area) + (n - 1) * (one - area**2) + (m - 1) * (two - area**2)) / (n * m)
     half = stats.norm.ppf(0.975) * np.sqrt(variance)
     return area, max(0.0, area - half), min(1.0, area + half)
-
-
-# ---------------------------------------------------------------------------------------------------------------------
-# Figure 38
-
-
-def against(study: Study) -> pd.DataFrame:
-    """Figure 38: the counts of a family beside a curve's, and what they would be with the wrong activations (`mlps.as_released`).
-
-    Returns
-    -------
-    DataFrame
-        ``curve, capture`` ("m_t" or "as released", the latter only where it reads something else), ``generator, encoder``;
-        ``neurons``, the mean of both models; ``read``: the numbers of the encoder at each cell; ``count`` of mutual nearest
-        neighbours, ``r`` their mean correlation.
-    """
-    compared, profile = study.profile.judging.compared, study.profile
-    rows = [
-        _counted(study, curve, RIGHT, pair, study.matches(pair))
-        for curve, pairs in ((compared.beside, profile.curves[compared.beside]), (compared.name, compared.pairs))
-        for pair in tqdm(pairs, desc=curve, leave=False)
-    ]
-    for pair in tqdm(compared.pairs, desc="as released", leave=False):
-        table = released_matches(study, pair)
-        if table.attrs["released"]:
-            rows.append(_counted(study, compared.name, RELEASED, pair, table))
-    return pd.DataFrame(rows)
-
-
-def released_matches(study: Study, pair: tuple[str, str]) -> pd.DataFrame:
-    """The MatchTable of a generator and an encoder that is read as the authors' released script reads it.
-
-    ``attrs["released"]`` says whether that differs from m_t; where it does not, the table is that of `Study.matches`.
-    """
-
-    def compute() -> pd.DataFrame:
-        vision = study.vision(pair[1])
-        read = as_released(vision.model, vision.mlps)
-        if [mlp.path for mlp in read] == [mlp.path for mlp in vision.mlps]:
-            table = study.matches(pair)
-            table.attrs["released"] = False
-            return table
-        second = ImageReader(pair[1], vision._replace(mlps=read))
-        table = study.match(study.batches(pair, second=second), 1)
-        table.attrs["released"] = True
-        return table
-
-    parameters = study.parameters(pair) | {"matching": study.profile.matching.model_dump(), "capture": RELEASED}
-    return keep(study.folder / "matches" / f"{pair[0]}--{pair[1]}.as-released.parquet", parameters, compute)
-
-
-def _counted(study: Study, curve: str, capture: str, pair: tuple[str, str], matches: pd.DataFrame) -> dict:
-    best = top_k(matches, 1)
-    return {
-        "curve": curve, "capture": capture, "generator": pair[0], "encoder": pair[1], "neurons": study.profile.neurons(pair),
-        "read": matches.attrs["neurons_b"], "count": len(best), "r": best["correlation"].mean(),
-    }  # fmt: skip
