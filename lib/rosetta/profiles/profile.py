@@ -22,6 +22,7 @@ from rosetta.models.load import ROOT, SPREAD, ModelSpec, configuration
 from rosetta.profiles.judging import check_judging
 from rosetta.profiles.sections import Point, Settings, Theory
 from rosetta.profiles.values import WHERE, among, refuse, refused
+from rosetta.sources.text import subsets
 
 
 class ProfileError(ValueError):
@@ -317,8 +318,19 @@ def _check_sections(profile: Profile) -> None:
         )
     if (filtering.share is None) != (filtering.tokens is None):
         refuse("filtering.share and filtering.tokens are both null (the whole pool) or neither")
+    _check_labelled(profile)
     if profile.explorer.point not in profile.anchors:
         refuse(f"explorer.point is {list(profile.explorer.point)}; it must be a point of one of the curves")
+
+
+def _check_labelled(profile: Profile) -> None:
+    """Some neuron could qualify for Table 1: an offline label names a subset of the corpus and nothing else."""
+    labelled, there = profile.filtering.labelled, subsets(profile.corpus)
+    if profile.labels.kind == "offline" and there is not None and labelled not in there:
+        refuse(
+            f"filtering.labelled is {labelled!r}, and offline labels name subsets of the corpus alone, so no neuron could qualify; "
+            f"take one of {', '.join(there)}, or labels.kind chat, whose labels may name anything"
+        )
 
 
 def _check_theory(theory: Theory) -> None:

@@ -98,6 +98,12 @@ def _in_the_kit(paths: tuple[str, ...]) -> tuple[str, ...]:
     return paths
 
 
+PromptFile = Annotated[
+    Annotated[str, AfterValidator(lambda path: _in_the_kit((path,))[0])] | None,
+    Words("null, or the path of a file, in the kit or from the root"),
+]
+
+
 class Files(Section):
     """Local files; paths are relative to the kit, like the models'."""
 
@@ -254,12 +260,20 @@ class Properties(Section):
 
 
 class Labels(Section):
-    """Who labels neurons (A): ``offline``, or ``chat``, an endpoint named by the environment; and the latter's limits."""
+    """Who labels neurons (A): ``offline``, or ``chat``, an endpoint named by the environment; and what the latter is shown.
+
+    ``prompt``: a file with another prompt than the kit's own (`labels.read_prompt`). The paper shows the 20 strongest ``contexts`` and
+    does not say how much of each: ``window`` is in bytes, on either side of the token on which the neuron peaks (null: all
+    that the model read together).
+    """
 
     kind: Annotated[Literal["offline", "chat"], Words("offline or chat")]
     concurrency: Count
     timeout_seconds: Positive
     retries: Natural
+    prompt: PromptFile = None
+    contexts: Count = 20
+    window: Limit = 200
 
 
 class Explorer(Section):
