@@ -16,6 +16,7 @@ from snakemake_interface_executor_plugins.settings import ExecMode
 sys.path.insert(0, "lib")
 from rosetta import batch, kernels
 from rosetta.profiles import load
+from rosetta.profiles.judging import judged_pairs
 
 if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:
     batch.attach(logger)  # not in the jobs themselves, nor where it is only asked what would run
@@ -97,6 +98,9 @@ ROSETTA = matched(
 )
 #: Whose positions, and whose images, notebook 02 looks at more closely.
 EXAMPLES = [STUDY.positions.pair] + ([STUDY.images.pair] if STUDY.images else [])
+#: What defines those that judges are asked about, in notebook 05; and the generators beside which it matches one more family.
+JUDGED = matched(judged_pairs(STUDY) if STUDY.judging else [])
+COMPARED = [pair[0] for pair in STUDY.judging.compared.pairs] if STUDY.judging and STUDY.judging.compared else []
 #: The notebooks after 02 run two at a time.
 HALF = max(1, workflow.cores // 2)
 
@@ -247,6 +251,9 @@ rule theory:
 rule polarization:
     input:
         ROSETTA,
+        JUDGED,
+        matched([pair for pair in STUDY.curves[STUDY.judging.compared.beside]] if COMPARED else []),
+        pictures_of(dict.fromkeys(COMPARED)),
         notebook="notebooks/05_polarization.ipynb",
         library=LIBRARY,
     output:

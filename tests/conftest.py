@@ -219,6 +219,7 @@ def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
         "explorer": content["explorer"] | {"point": list(PAIR)},
         "filtering": content["filtering"] | {"pair": list(PAIR), "scorer": PAIR[0]},
         "images": None,
+        "judging": None,
         "device": "cpu",
     }
     path = folder / f"{name}.yaml"

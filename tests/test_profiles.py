@@ -185,7 +185,7 @@ def test_both_orders_of_a_pair_stay_apart():
     content["properties"] |= {"rosetta": {"opt": "back"}, "firing": ["opt"]}
     content["explorer"]["point"] = content["positions"]["pair"] = pair
     content["filtering"] |= {"pair": pair, "scorer": "opt-32x2"}
-    content["images"] = None
+    content |= {"images": None, "judging": None}
     profile = profiles.check(content, "both.yaml")
     assert profile.pairs_of(tuple(pair)) == [tuple(pair)]
     assert profile.pairs_of(tuple(pair[::-1])) == [tuple(pair[::-1])]
@@ -637,7 +637,7 @@ def test_two_encoders_may_be_matched_over_real_images():
 
 def test_a_profile_of_text_alone_has_no_images():
     text = {name: points for name, points in SMOKE["curves"].items() if not name.startswith("onestep")}
-    profile = profiles.check(changed("curves", to=text) | {"images": None}, "mine.yaml")
+    profile = profiles.check(changed("curves", to=text) | {"images": None, "judging": None}, "mine.yaml")
     assert profile.images is None and profile.of("images") == ({}, [])
     assert profile.of("text") == (profile.curves, profile.pairs)
 

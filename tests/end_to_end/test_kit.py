@@ -24,6 +24,7 @@ def kit(tmp_path) -> Path:
     (folder / "README.md").symlink_to(ROOT / "README.md")
     smoke = (ROOT / "profiles" / "smoke.yaml").read_text(encoding="utf-8")
     text = smoke.replace("{kind: environment, split: heldout}", "{kind: files, paths: [README.md]}")  # read in no time
+    text = text.replace("labelled: C/C++", "labelled: README")
     (folder / "profiles" / "smoke.yaml").write_text(text, encoding="utf-8")
     (folder / "zoo").symlink_to(ROOT / "zoo")
     (folder / ".venv").symlink_to(sys.prefix)

@@ -6,7 +6,7 @@ from conftest import FAMILIES, untrained
 from scipy.special import expit
 
 from rosetta.matching.texts import Reader
-from rosetta.models.mlps import NoMlpFound, find_mlps
+from rosetta.models.mlps import NoMlpFound, as_released, find_mlps
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Finding the MLPs
@@ -32,6 +32,34 @@ def test_more_than_nine_layers_come_in_order_of_depth():
     )
     assert [int(mlp.path.split(".")[2]) for mlp in find_mlps(model)] == list(range(12))
     assert {mlp.neurons for mlp in find_mlps(model)} == {20}
+
+
+def dinov3(gated: bool) -> torch.nn.Module:
+    sizes = {"hidden_size": 16, "intermediate_size": 40, "num_hidden_layers": 2, "num_attention_heads": 2}
+    return transformers.AutoModel.from_config(
+        transformers.DINOv3ViTConfig(image_size=16, patch_size=8, use_gated_mlp=gated, **sizes)
+    )
+
+
+def test_what_the_released_script_reads_of_a_gated_mlp_is_the_blocks_normed_input():
+    model = dinov3(gated=True)
+    mlps = find_mlps(model)
+    read = as_released(model, mlps)
+    assert [mlp.neurons for mlp in mlps] == [40, 40] and [mlp.neurons for mlp in read] == [16, 16]
+    seen, normed = {}, {}
+    for number, (mlp, block) in enumerate(zip(read, mlps, strict=True)):
+        assert mlp.block == block.block
+        mlp.projection.register_forward_pre_hook(lambda _m, inputs, number=number: seen.update({number: inputs[0]}))
+        norm = model.get_submodule(block.block).norm2
+        norm.register_forward_hook(lambda _m, _i, output, number=number: normed.update({number: output}))
+    with torch.inference_mode():
+        model(torch.randn(1, 3, 16, 16))
+    assert len(seen) == 2 and all((seen[number] == normed[number]).all() for number in seen)
+
+
+def test_an_mlp_without_a_gate_is_read_as_it_should_be():
+    model = dinov3(gated=False)
+    assert as_released(model, find_mlps(model)) == find_mlps(model)
 
 
 def test_gate_and_up_in_one_layer_count_once(tokenizer_of):

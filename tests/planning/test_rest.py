@@ -32,9 +32,12 @@ def micro():
 
 def test_questions_are_counted_as_the_notebooks_ask_them(paper, monkeypatch):
     monkeypatch.setattr(rest, "expected_pairs", lambda profile, pair: 700 if "qwen2.5-7b" in pair else 200)
-    asked = {row["what"]: row["requests"] for row in rest.requests(paper)}
-    assert [*asked.values()] == [2 * 4, min(1_000, 700 + 200), 200, 16384]
-    assert rest.others(paper, H200)["requests"].sum() == sum(asked.values())
+    asked = [row["requests"] for row in rest.requests(paper)]
+    # Of 5 OpenCLIP, 3 DINOv2 and 3 generators both populations, five trials of a hundred; of one by five more numbers of images; and
+    # the random neurons of Table 5, in two turns.
+    verdicts = (5 + 3 + 3 + 5) * [2 * 5 * 100] + 2 * [5 * 100]
+    assert asked == [*verdicts, 2 * 4, min(1_000, 700 + 200), 200, 16384]
+    assert rest.others(paper, H200)["requests"].sum() == sum(asked)
 
 
 def test_offline_labels_ask_nobody(micro):
@@ -120,7 +123,7 @@ def test_what_lies_on_disk_by_hand(micro):
     assert found["checkpoints"] == sum(2 * size(spec).parameters for spec in micro.models.values())
     names = rest.contexts_models(micro)
     rows = micro.contexts.n * sum(micro.models[name].neurons for name in names)
-    assert found["pictures"] == 4 * 3_000 * 64 * 64 * 3  # of four generators as many as Figure 34 asks for
+    assert found["pictures"] == 5 * 3_000 * 64 * 64 * 3  # of five generators as many as Figure 34 asks for
     assert found["contexts"] == 64 * rows + 4 * micro.contexts.tokens * len(names)
 
 

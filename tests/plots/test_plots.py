@@ -4,6 +4,7 @@ import pandas as pd
 import pytest
 from matplotlib.cbook import STEP_LOOKUP_MAP
 from matplotlib.colors import to_rgba
+from seeing import some_evidence, some_unseen
 
 from rosetta import plots
 from rosetta.laws import theory
@@ -65,6 +66,21 @@ POLARIZATION = pd.DataFrame(
     ],
     columns=["family", "neurons", "population", "mean", "low", "high"],
 )
+RATES = pd.DataFrame(
+    [
+        ("openclip", "m", 100, "Rosetta", 0.5, 0.3, 0.7), ("openclip", "m", 100, "other", 0.0, 0.0, 0.2),
+        ("openclip", "n", 400, "Rosetta", 1.0, 0.8, 1.0), ("openclip", "n", 400, "other", 0.1, 0.05, 0.2),
+        ("mine", "o", 200, "Rosetta", np.nan, np.nan, np.nan), ("mine", "o", 200, "other", 0.4, 0.3, 0.5),
+    ],
+    columns=["family", "model", "neurons", "population", "rate", "low", "high"],
+)  # fmt: skip
+AGAINST = pd.DataFrame(
+    [
+        ("onestep-dinov2", "m_t", 200, 8), ("onestep-dinov2", "m_t", 500, 14), ("onestep-dinov3", "m_t", 200, 9),
+        ("onestep-dinov3", "m_t", 500, 11), ("onestep-dinov3", "as released", 200, 3), ("onestep-dinov3", "as released", 500, 2),
+    ],
+    columns=["curve", "capture", "neurons", "count"],
+)  # fmt: skip
 VALUES = {"Rosetta": [5.0, -1.0, 2.0, 2.0, np.nan], "other": [0.5, 90.0, 1.0]}
 KURTOSES = pd.DataFrame(
     [("gpt2", "large", 40, p, value) for p, some in VALUES.items() for value in some]
@@ -243,6 +259,24 @@ CASES = {
         {"neurons of the model", "mean excess kurtosis"},
         ["Rosetta Neurons", "other neurons"],
     ),
+    "fig06b": (
+        lambda: plots.fig06b(RATES),
+        {"neurons of the model", "judged monosemantic"},
+        ["Rosetta Neurons", "other neurons"],
+    ),
+    "fig36": (
+        lambda: plots.fig36(RATES[RATES.family == "openclip"].assign(images=[2, 2, 20, 20])),
+        {"strongest images shown", "judged monosemantic"},
+        ["Rosetta Neurons", "other neurons"],
+    ),
+    "fig38": (
+        lambda: plots.fig38(AGAINST),
+        {"neurons (mean of the matched models)", "Rosetta Neurons"},
+        ["One-step–DINOv2", "One-step–DINOv3", "One-step–DINOv3, block inputs in place of $m_t$"],
+    ),
+    "composite": (lambda: plots.composite(some_evidence(1, 3)[0]), set(), []),
+    "lettered": (lambda: plots.lettered(some_unseen(1)[0]), set(), []),
+    "judged": (lambda: plots.judged([("m L0/U1 (other): no", some_evidence(1, 3)[0])] * 2), set(), []),
     "kurtosis_tails": (
         lambda: plots.kurtosis_tails(KURTOSES),
         {"excess kurtosis", "share of neurons above"},
@@ -436,6 +470,28 @@ def test_the_sweep_and_the_predictions_are_drawn_as_given():
     np.testing.assert_allclose(bars[:, :, 0], [[70, 120], [20, 80]])
     np.testing.assert_allclose(labelled(axes, "measured").get_xydata(), [[95, 1], [30, 0]])
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Pythia–OPT", "OPT–Qwen"]
+
+
+def test_rates_stand_where_they_are_with_wilsons_bars_and_an_unknown_one_is_left_out():
+    figure = draw("fig06b")
+    assert [axes.get_title() for axes in figure.axes] == ["OpenCLIP", "mine"]
+    for axes, family in zip(figure.axes, ("openclip", "mine"), strict=True):
+        for container, population in zip(axes.containers, ("Rosetta", "other"), strict=True):
+            of = RATES[(RATES.family == family) & (RATES.population == population)].dropna()
+            points, bars = points_and_bars(container)
+            np.testing.assert_allclose(points[:, 1], of["rate"])
+            np.testing.assert_allclose(points[:, 0], of["neurons"], rtol=0.03)
+            if of.empty:
+                continue
+            np.testing.assert_allclose(bars[:, :, 1], of[["low", "high"]])
+
+
+def test_what_is_read_wrongly_is_hollow_and_in_its_curves_colour():
+    axes = draw("fig38").axes[0]
+    two, right, wrong = axes.get_lines()
+    assert right.get_color() == wrong.get_color() != two.get_color()
+    assert right.get_markerfacecolor() != "white" == wrong.get_markerfacecolor()
+    np.testing.assert_allclose(wrong.get_xydata(), [[200, 3], [500, 2]])
 
 
 def test_polarization_has_a_panel_a_family_and_bars_where_there_is_an_interval():

@@ -174,6 +174,21 @@ class ImageReader(_Cells):
         """Activations on each picture, on the model's own grid: [rows * columns, neurons]."""
         return self.read_pictures(pictures).split(self.grid[0] * self.grid[1])
 
+    def features(self, pictures: Sequence[Picture]) -> torch.Tensor:
+        """What the encoder says of each picture as a whole, float32 [pictures, channels]: of what it gives for each cell the mean.
+
+        Raises
+        ------
+        ValueError
+            If the model cannot be shown a picture: it is named.
+        """
+        with torch.inference_mode():
+            prepared = self._prepared(
+                [picture.pixels for picture in pictures], [picture.source for picture in pictures]
+            )
+            given = self.vision.run(prepared).float().cpu()
+        return given if given.ndim == 2 else given[:, -self.grid[0] * self.grid[1] :].mean(1)
+
     def beside(self, other: "ImageReader", grid: str = "larger") -> "PicturePair":
         """How this encoder and another one are read together: of the same pictures."""
         return PicturePair(self, other, grid)

@@ -68,6 +68,32 @@ def find_mlps(model: torch.nn.Module) -> list[Mlp]:
     return deepest[0]
 
 
+def as_released(model: torch.nn.Module, mlps: list[Mlp]) -> list[Mlp]:
+    """What the authors' released script for pMF and DINOv3 reads: not m_t where an MLP is gated, but what enters it (I.1).
+
+    It takes the first layer that has one of some names. In the gated MLPs of DINOv3's own code, its largest two sizes,
+    that is a layer that leads *in*, ``w2``, so what is read is the block's normed input, as wide as the residual stream. MLPs
+    without a gate are read as they should be.
+
+    Parameters
+    ----------
+    model : torch.nn.Module
+    mlps : list of Mlp
+        Its MLPs, by `find_mlps`.
+    """
+    modules = dict(model.named_modules())
+    read = []
+    for mlp in mlps:
+        parent, (neurons, width) = mlp.path.rpartition(".")[0], _shape(mlp.projection)
+        inside = (
+            (name, child) for name, child in modules[parent].named_children() if name != mlp.path[len(parent) + 1 :]
+        )
+        into = [(name, child) for name, child in inside if _shape(child) == (width, neurons)]
+        gated = len(into) == 2  # gate and up
+        read.append(Mlp(mlp.block, f"{parent}.{into[0][0]}", into[0][1], width) if gated else mlp)
+    return read
+
+
 def _lists_of_blocks(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Module]]:
     """(path, list) of every list of modules of one class, the outer before the inner."""
     for path, module in model.named_modules():

@@ -112,14 +112,15 @@ def _describe(window: Window, token: int) -> dict:
     begin, end = int(window.spans[0, 0]), int(window.spans[-1, 1])
     start, stop = map(int, window.spans[token])
     # A window may begin or end inside a character; the text leaves such a piece out, unless it is the token.
-    while begin < start and _inside_character(data, begin):
+    while begin < start and inside_character(data, begin):
         begin += 1
-    while end > stop and _inside_character(data, end):
+    while end > stop and inside_character(data, end):
         end -= 1
     token, text = data[start:stop].decode(errors="replace"), data[begin:end].decode(errors="replace")
     origin = {"subset": document.subset, "category": document.category, "source": document.source}
     return {"token": token, "start": start - begin, "end": stop - begin, **origin, "text": text}
 
 
-def _inside_character(data: bytes, at: int) -> bool:
+def inside_character(data: bytes, at: int) -> bool:
+    """Whether a byte of UTF-8 is one of a character's that begins before it."""
     return at < len(data) and data[at] & 0b1100_0000 == 0b1000_0000

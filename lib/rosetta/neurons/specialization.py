@@ -90,26 +90,31 @@ def random_neurons(others: pd.DataFrame, n: int, seed: int) -> pd.DataFrame:
     return others.sample(min(n, len(others) // 2), random_state=seed)
 
 
-def trends(firing: pd.DataFrame) -> pd.DataFrame:
-    """How NormalizedFire changes over a tenfold growth in neurons: least squares on log10 of the size, 95% intervals.
+def trends(table: pd.DataFrame, by: Sequence[str] = ("population", "category"), value: str = "mean") -> pd.DataFrame:
+    """How something changes over a tenfold growth in neurons: least squares on log10 of the size, 95% intervals.
 
     Parameters
     ----------
-    firing : DataFrame
-        ``neurons, population, category, mean``, a row a model.
+    table : DataFrame
+        ``neurons``, the columns of `by` and `value`; a row a model. By default as `properties.firing` gives it.
+    by : sequence of str
+        A line for each.
+    value : str
 
     Returns
     -------
     DataFrame
-        ``population, category, slope, low, high``; without an interval for fewer than three sizes.
+        The columns of `by`, and ``slope, low, high``; without an interval for fewer than three sizes, and without a slope for one.
     """
     rows = []
-    for (population, category), group in firing.groupby(["population", "category"], sort=False):
-        x = np.log10(group["neurons"].to_numpy(float))
-        line = stats.linregress(x, group["mean"])
-        half = stats.t.ppf(0.975, len(x) - 2) * line.stderr if len(x) > 2 else np.nan
-        rows.append((population, category, line.slope, line.slope - half, line.slope + half))
-    return pd.DataFrame(rows, columns=["population", "category", "slope", "low", "high"])
+    for key, group in table.dropna(subset=value).groupby(list(by), sort=False):
+        x, line = np.log10(group["neurons"].to_numpy(float)), None
+        if len(np.unique(x)) > 1:
+            line = stats.linregress(x, group[value])
+        slope, error = (line.slope, line.stderr) if line else (np.nan, np.nan)
+        half = stats.t.ppf(0.975, len(x) - 2) * error if len(x) > 2 else np.nan
+        rows.append((*key, slope, slope - half, slope + half))
+    return pd.DataFrame(rows, columns=[*by, "slope", "low", "high"])
 
 
 def depth_histogram(layers: Sequence[int], n_layers: int, bins: int = 12) -> np.ndarray:

@@ -234,8 +234,9 @@ def _product(profile: Profile) -> str:
 
 def requests(profile: Profile) -> list[dict]:
     """Questions to a chat endpoint, one a neuron and at most so many: none is asked twice, and none where labels are offline."""
+    rows = verdicts(profile)
     if profile.labels.kind != "chat":
-        return []
+        return rows
     scorer, point = profile.filtering.scorer, profile.explorer.point
     anchor = profile.anchor(point)
     rosetta = {pair: expected_pairs(profile, pair) for pair in [profile.filtering.pair, *profile.pairs_of(point)]}
@@ -246,7 +247,23 @@ def requests(profile: Profile) -> list[dict]:
         (scorer, "labels of all Rosetta Neurons (07)"): rosetta[profile.filtering.pair],
         (scorer, "labels of a layer's other neurons (07)"): profile.models[scorer].mlp_width,
     }
-    return [{"run": run, "what": what, "requests": count} for (run, what), count in by_run.items()]
+    return rows + [{"run": run, "what": what, "requests": count} for (run, what), count in by_run.items()]
+
+
+def verdicts(profile: Profile) -> list[dict]:
+    """The questions of notebook 05 to a chat model that judges: of both populations of each model, and of Figure 36 and Table 5."""
+    judging = profile.judging
+    if judging is None or judging.judge != "chat":
+        return []
+    neurons, rows = 2 * judging.trials * judging.neurons, []
+    models = [name for family, curve in judging.curves.items() for name, _ in profile.family_points(family, curve)]
+    for name in dict.fromkeys([*models, judging.by_images.pair[1]]):
+        amounts = {judging.images} | (set(judging.by_images.images) if name == judging.by_images.pair[1] else set())
+        for images in sorted(amounts):
+            rows += looks(name, neurons, images)
+    asked = judging.validation
+    random = asked.runs * asked.neurons
+    return rows + looks(asked.pair[1], random, judging.images, random, 2 * asked.each)
 
 
 def looks(run: str, neurons: int, images: int = 20, predicted: int = 0, unseen: int = 10) -> list[dict]:

@@ -19,8 +19,10 @@ import yaml
 from pydantic import ValidationError, model_validator
 
 from rosetta.models.load import ROOT, SPREAD, ModelSpec, configuration
+from rosetta.profiles.judging import check_judging
 from rosetta.profiles.sections import Point, Settings, Theory
-from rosetta.profiles.values import WHERE, refuse, refused
+from rosetta.profiles.values import WHERE, among, refuse, refused
+from rosetta.sources.text import subsets
 
 
 class ProfileError(ValueError):
@@ -175,19 +177,12 @@ class _Loader(yaml.SafeLoader):
 # What one part says of another
 
 
-def _among(said: str, names: Iterable, allowed: Iterable[str], but: str = "; allowed are ") -> None:
-    """Refuse the first of these names that is not among the allowed ones; what stands for a name may be anything."""
-    allowed = list(allowed)
-    if unknown := [name for name in names if name not in allowed]:
-        refuse(f"{said} {unknown[0]!r}{but}{', '.join(allowed)}")
-
-
 def _check_models(profile: Profile) -> None:
     """Every model that is named is described, and a point is of different ones."""
     filtering, of = profile.filtering, ", which 'models' does not describe; it has "
-    _among("token_sweep.pair names the model", profile.token_sweep.pair, profile.models, of)
-    _among("positions.pair names the model", profile.positions.pair, profile.models, of)
-    _among("filtering names the model", [filtering.scorer, filtering.learner], profile.models, of)
+    among("token_sweep.pair names the model", profile.token_sweep.pair, profile.models, of)
+    among("positions.pair names the model", profile.positions.pair, profile.models, of)
+    among("filtering names the model", [filtering.scorer, filtering.learner], profile.models, of)
     if profile.models[filtering.learner].device == SPREAD:
         said = f"filtering.learner is {filtering.learner!r}, whose device is {SPREAD!r}"
         refuse(f"{said}; it is trained on one device, so describe it again under another name, with that one")
@@ -204,7 +199,7 @@ def _check_models(profile: Profile) -> None:
             refuse(f"{said} reads at most {most} tokens at a time")
     for curve, points in profile.stated.items():
         for models in (point.models for point in points):
-            _among(f"curves.{curve} names the model", models, profile.models, of)
+            among(f"curves.{curve} names the model", models, profile.models, of)
             if len(models) < 2 or len(set(models)) < len(models):
                 has = f"curves.{curve} has the point {list(models)}"
                 refuse(f"{has}; a point is a list of two or more different models")
@@ -238,11 +233,11 @@ def _check_images(profile: Profile) -> None:
     named = {"pair": images.pair, "sweep.pair": images.sweep.pair, "sweep.encoders": images.sweep.encoders}
     of_images = [name for name, spec in profile.models.items() if spec.modality == "images"]
     for key, pair in named.items():
-        _among(f"images.{key} names the model", pair, of_images, ", which is no model of images; those are ")
+        among(f"images.{key} names the model", pair, of_images, ", which is no model of images; those are ")
     curves, pairs = profile.of("images")
     if images.pair not in pairs:
         refuse(f"images.pair is {list(images.pair)}; it must be a point of one of the curves")
-    _among("images.k_curve is", [images.k_curve], curves, "; allowed are the curves of images, ")
+    among("images.k_curve is", [images.k_curve], curves, "; allowed are the curves of images, ")
     generates = {name for name in of_images if profile.models[name].generates}
     for has, pair in [*(("curves have the pair", pair) for pair in pairs), ("images.sweep.pair is", images.sweep.pair)]:
         if generates.issuperset(pair):
@@ -305,7 +300,7 @@ def _check_sections(profile: Profile) -> None:
     for curve, points in curves.items():
         if len(set(points)) < len(points):
             refuse(f"curves.{curve} has a point twice, among {[list(point) for point in points]}")
-    _among("k_curve is", [profile.k_curve], of_text, "; allowed are the curves of text, ")
+    among("k_curve is", [profile.k_curve], of_text, "; allowed are the curves of text, ")
     about_text = {
         "positions.pair": profile.positions.pair,
         "token_sweep.pair": profile.token_sweep.pair,
@@ -317,13 +312,14 @@ def _check_sections(profile: Profile) -> None:
         if of_images := [name for name in names if name in profile.models and profile.modality([name]) == "images"]:
             refuse(f"{key} names {of_images[0]!r}, a model of images; it is about text")
     _check_images(profile)
-    _among("properties.rosetta names the family", rosetta, families)
-    _among("properties.rosetta names the curve", rosetta.values(), of_pairs, "; allowed are the curves of pairs, ")
+    check_judging(profile)
+    among("properties.rosetta names the family", rosetta, families)
+    among("properties.rosetta names the curve", rosetta.values(), of_pairs, "; allowed are the curves of pairs, ")
     if without := [family for family in rosetta if not profile.family_points(family)]:
         where = f"properties.rosetta.{without[0]} is {rosetta[without[0]]!r}"
         refuse(f"{where}, which has no model of that family")
     but = "; allowed are the families of properties.rosetta, "
-    _among("properties.firing names", profile.properties.firing, rosetta, but)
+    among("properties.firing names", profile.properties.firing, rosetta, but)
     if filtering.pair not in profile.pairs or filtering.scorer not in filtering.pair:
         rule = f"it must be a point of one of the curves, and hold the scorer, {filtering.scorer!r}"
         refuse(f"filtering.pair is {list(filtering.pair)}; {rule}")
@@ -336,8 +332,19 @@ def _check_sections(profile: Profile) -> None:
         )
     if (filtering.share is None) != (filtering.tokens is None):
         refuse("filtering.share and filtering.tokens are both null (the whole pool) or neither")
+    _check_labelled(profile)
     if profile.explorer.point not in profile.anchors:
         refuse(f"explorer.point is {list(profile.explorer.point)}; it must be a point of one of the curves")
+
+
+def _check_labelled(profile: Profile) -> None:
+    """Some neuron could qualify for Table 1: an offline label names a subset of the corpus and nothing else."""
+    labelled, there = profile.filtering.labelled, subsets(profile.corpus)
+    if profile.labels.kind == "offline" and there is not None and labelled not in there:
+        refuse(
+            f"filtering.labelled is {labelled!r}, and offline labels name subsets of the corpus alone, so no neuron could qualify; "
+            f"take one of {', '.join(there)}, or labels.kind chat, whose labels may name anything"
+        )
 
 
 def _check_theory(theory: Theory) -> None:

@@ -7,6 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from rosetta.models.load import KINDS, ROOT, ModelSpec
 from rosetta.profiles.images import Images
+from rosetta.profiles.judging import Judging
 from rosetta.profiles.values import (
     WHERE,
     AboveOne,
@@ -95,6 +96,12 @@ def _in_the_kit(paths: tuple[str, ...]) -> tuple[str, ...]:
     if missing := [path for path in paths if not Path(path).is_file()]:
         refuse(f"{WHERE} names {missing[0]!r}, which is not a file")
     return paths
+
+
+PromptFile = Annotated[
+    Annotated[str, AfterValidator(lambda path: _in_the_kit((path,))[0])] | None,
+    Words("null, or the path of a file, in the kit or from the root"),
+]
 
 
 class Files(Section):
@@ -260,12 +267,20 @@ class Properties(Section):
 
 
 class Labels(Section):
-    """Who labels neurons (A): ``offline``, or ``chat``, an endpoint named by the environment; and the latter's limits."""
+    """Who labels neurons (A): ``offline``, or ``chat``, an endpoint named by the environment; and what the latter is shown.
+
+    ``prompt``: a file with another prompt than the kit's own (`labels.read_prompt`). The paper shows the 20 strongest ``contexts`` and
+    does not say how much of each: ``window`` is in bytes, on either side of the token on which the neuron peaks (null: all
+    that the model read together).
+    """
 
     kind: Annotated[Literal["offline", "chat"], Words("offline or chat")]
     concurrency: Count
     timeout_seconds: Positive
     retries: Natural
+    prompt: PromptFile = None
+    contexts: Count = 20
+    window: Limit = 200
 
 
 class Explorer(Section):
@@ -347,6 +362,7 @@ class Settings(Section):
     positions: Positions
     token_sweep: TokenSweep
     images: Annotated[Images | None, Words("a mapping, or null where no model sees images")] = None
+    judging: Annotated[Judging | None, Words("a mapping, or null where no neuron is judged")] = None
     theory: Theory
     contexts: Contexts
     properties: Properties

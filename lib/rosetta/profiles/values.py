@@ -5,6 +5,7 @@ Nothing is converted: a string is no number, ``yes`` no name, and an int stays a
 
 import re
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any, NoReturn, TypeVar
 
@@ -23,6 +24,13 @@ def refuse(message: str, *keys: str) -> NoReturn:
 def refused(error: ValidationError) -> list[dict]:
     """Those of pydantic's errors that say what is allowed."""
     return [one for one in error.errors(include_url=False) if one["type"] == "refused"]
+
+
+def among(said: str, names: Iterable, allowed: Iterable[str], but: str = "; allowed are ") -> None:
+    """Refuse the first of these names that is not among the allowed ones; what stands for a name may be anything."""
+    allowed = list(allowed)
+    if unknown := [name for name in names if name not in allowed]:
+        refuse(f"{said} {unknown[0]!r}{but}{', '.join(allowed)}")
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,19 @@ def documents(corpus: dict, seed: int, keep_in: Path | None = None) -> Iterator[
         raise ValueError(f"the corpus {corpus} holds no document with text")
 
 
+def subsets(corpus: dict) -> tuple[str, ...] | None:
+    """The subsets of the documents that a profile's ``corpus`` describes; None where only reading them tells.
+
+    Of a data set on the hub they are known where its field is the Pile's, ``pile_set_name``.
+    """
+    if corpus["kind"] == "environment":
+        return tuple(ENVIRONMENT_SHARES)
+    if corpus["kind"] == "hub":
+        return tuple(PILE_CATEGORIES) if corpus["subset"].rpartition(".")[2] == "pile_set_name" else None
+    paths = [Path(path) for path in corpus["paths"]]
+    return None if any(path.suffix == ".jsonl" for path in paths) else tuple(path.stem for path in paths)
+
+
 def _shuffled(documents: Iterable[Document], seed: int) -> list[Document]:
     documents = list(documents)
     random.Random(seed).shuffle(documents)

@@ -2,4 +2,7 @@
 
 from rosetta.studies.matches import Study
 
-__all__ = ["Study", "counts", "explorer", "explorer_images", "positions", "properties", "simulations", "table1"]
+__all__ = [
+    "Study", "captures", "counts", "explorer", "explorer_images", "judged", "monosemanticity", "positions", "properties",
+    "simulations", "table1",
+]  # fmt: skip

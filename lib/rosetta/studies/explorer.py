@@ -4,25 +4,19 @@ For each neuron of one model, the anchor, and the neurons of other models matche
 contexts with every model's activation on them, the tokens each promotes, kurtosis, depth and label.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 
 from rosetta.matching.alignment import token_texts
-from rosetta.matching.mutual import top_k
 from rosetta.models.load import load_tokenizer
 from rosetta.neurons import selectivity
-from rosetta.neurons.contexts import activations_on
-from rosetta.studies import properties
+from rosetta.studies import properties, views
 from rosetta.studies.matches import Study
+from rosetta.studies.views import Partners, partners
 from rosetta.viewer import page
 from rosetta.viewer.page import Context, Member, RosettaNeuron
-
-#: Neurons matched with one of the anchor's: model -> (layer, unit, correlation).
-Partners = dict[str, tuple[int, int, float]]
 
 
 def write(study: Study, neurons: list[RosettaNeuron]) -> Path:
@@ -44,17 +38,6 @@ def rosetta_neurons(study: Study) -> list[RosettaNeuron]:
     return describe(study, anchor, {neuron: matched[neuron] for neuron in best[: study.profile.explorer.neurons]})
 
 
-def partners(anchor: str, tables: Iterable[pd.DataFrame]) -> dict[tuple[int, int], Partners]:
-    """For each (layer, unit) of the anchor that is matched (mutual top-1) in any of the tables, its neighbours."""
-    matched: dict[tuple[int, int], Partners] = {}
-    for table in tables:
-        for row in top_k(table, 1).itertuples():
-            a, b = (row.model_a, row.layer_a, row.unit_a), (row.model_b, row.layer_b, row.unit_b)
-            (_, *here), (other, *there) = (a, b) if a[0] == anchor else (b, a)
-            matched.setdefault(tuple(here), {})[other] = (*there, float(row.correlation))
-    return matched
-
-
 def describe(study: Study, anchor: str, neurons: dict[tuple[int, int], Partners]) -> list[RosettaNeuron]:
     """All that the explorer shows of some neurons of one model; one that never fires is left out.
 
@@ -68,9 +51,9 @@ def describe(study: Study, anchor: str, neurons: dict[tuple[int, int], Partners]
     explorer, contexts = study.profile.explorer, properties.contexts(study, anchor)
     shown = contexts[(contexts["rank"] <= explorer.contexts) & (contexts["activation"] > 0)]
     groups = {key: group for key, group in shown.groupby(["layer", "unit"]) if key in neurons}
-    named = properties.labelled(study, anchor, groups).set_index(["layer", "unit"])
+    named = properties.labelled(study, anchor, groups, neurons).set_index(["layer", "unit"])
     members = {key: {anchor: (*key, None)} | neurons[key] for key in neurons if key in groups}
-    heat = _heat(study, members, groups)
+    heat = views.heat(study, members, {key: group["text"] for key, group in groups.items()})
     facts = {name: _facts(study, name, [row[name] for row in members.values() if name in row]) for name in heat}
     return [
         RosettaNeuron(
@@ -100,27 +83,6 @@ def _facts(study: Study, name: str, neurons: list[tuple]) -> dict[tuple[int, int
         key: (key[0] / max(1, spec.layers - 1), float(kurtosis[key]), tuple(token_texts(tokenizer, ids)))
         for key, ids in zip(keys, promoted.tolist(), strict=True)
     }
-
-
-def _heat(study: Study, members: dict, groups: dict) -> dict[str, dict]:
-    """Each model's activations on its neurons' contexts: model -> (text, layer, unit) -> (bytes of tokens, activations)."""
-    result = {}
-    for name in dict.fromkeys(name for row in members.values() for name in row):
-        wanted: dict[str, list[tuple[int, int]]] = {}
-        for key, row in members.items():
-            if name in row:
-                for text in groups[key]["text"]:
-                    wanted.setdefault(text, []).append(row[name][:2])
-        width = study.profile.models[name].mlp_width
-        columns = {text: [layer * width + unit for layer, unit in neurons] for text, neurons in wanted.items()}
-        batch = study.per_batch([name])
-        read = activations_on(study.reader(name), columns, study.profile.context, batch)
-        result[name] = {
-            (text, *neuron): (spans, acts[:, column])
-            for text, (spans, acts) in read.items()
-            for column, neuron in enumerate(wanted[text])
-        }
-    return result
 
 
 def _context(row, members: dict, heat: dict[str, dict], characters: int) -> Context:

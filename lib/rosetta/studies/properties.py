@@ -16,8 +16,10 @@ from rosetta.matching.mutual import matched_neurons, top_k
 from rosetta.matching.nulls import mean_ci95
 from rosetta.models.load import fingerprint, load_tokenizer
 from rosetta.neurons import labels, selectivity, specialization
+from rosetta.neurons.chat import environment
 from rosetta.neurons.contexts import top_contexts
 from rosetta.results import keep
+from rosetta.studies import views
 from rosetta.studies.matches import Study
 
 ROSETTA, OTHERS = "Rosetta", "other"
@@ -260,16 +262,34 @@ def token_counts(study: Study, name: str) -> pd.DataFrame:
     return keep(path, parameters, lambda: specialization.token_counts(study.windows(tokenizer), tokenizer))
 
 
-def labelled(study: Study, name: str, neurons: Iterable[tuple[int, int]]) -> pd.DataFrame:
+def labelled(
+    study: Study,
+    name: str,
+    neurons: Iterable[tuple[int, int]],
+    partners: dict[tuple[int, int], views.Partners] | None = None,
+) -> pd.DataFrame:
     """Labels of some neurons of a model (A.1), by the profile's labeller: ``layer, unit, summary, category, ...``.
 
-    A chat model's answers are kept under ``results/<profile>/labels``, so that no neuron is asked about twice.
+    A chat model is shown the heat of each context, in this model and in those of the neuron's partners. Its answers are kept under
+    ``results/<profile>/labels``, so that nothing is asked twice; ``attrs["labels"]`` hold the prompt's name and what was asked.
+
+    Parameters
+    ----------
+    study : Study
+    name : str
+    neurons : iterable of (layer, unit)
+    partners : dict of (layer, unit) to Partners, optional
+        The neurons matched with them (`views.partners`), as far as they are known.
     """
-    labeller, of_all = study.profile.labels, contexts(study, name)
-    wanted = pd.MultiIndex.from_frame(of_all[["layer", "unit"]]).isin(list(neurons))
+    labeller, found = study.profile.labels, contexts(study, name)
+    found = found[pd.MultiIndex.from_frame(found[["layer", "unit"]]).isin(list(neurons))]
+    if labeller.kind == "chat":
+        environment(), labels.read_prompt(labeller.prompt)  # what is missing there is said before anything is read
+        found = found[found["rank"] <= labeller.contexts]
+        found = found.merge(views.shown(study, name, found, partners or {}), on=["layer", "unit", "rank"])
     return labels.label_neurons(
-        of_all[wanted], token_counts(study, name), labeller.kind, study.folder / "labels", retries=labeller.retries,
-        timeout=labeller.timeout_seconds, concurrency=labeller.concurrency,
+        found, token_counts(study, name), labeller.kind, study.folder / "labels", prompt=labeller.prompt,
+        retries=labeller.retries, timeout=labeller.timeout_seconds, concurrency=labeller.concurrency,
     )  # fmt: skip
 
 

@@ -143,14 +143,18 @@ class Shown:
         return canonical_positions(self.profile, pair)
 
     def batches(
-        self, pair: tuple[str, str], amount: int | None = None, untrained_seed: int | None = None
+        self,
+        pair: tuple[str, str],
+        amount: int | None = None,
+        untrained_seed: int | None = None,
+        second: ImageReader | None = None,
     ) -> AlignedBatches:
         """Aligned batches of two models over the profile's text or images, up to an amount of it.
 
         An encoder sees the kept pictures of a trained generator; an untrained one what the untrained generator makes, or
-        the same, as the profile says.
+        the same, as the profile says. `second` is read in place of the second model.
         """
-        a, b = (self.reader(name, untrained_seed) for name in pair)
+        a, b = self.reader(pair[0], untrained_seed), second or self.reader(pair[1], untrained_seed)
         how = {}
         if self.profile.modality(pair) == "images":
             how = {"grid": self.profile.images.grid}
