@@ -69,8 +69,8 @@ POLARIZATION = pd.DataFrame(
 RATES = pd.DataFrame(
     [
         ("openclip", "m", 100, "Rosetta", 0.5, 0.3, 0.7), ("openclip", "m", 100, "other", 0.0, 0.0, 0.2),
-        ("openclip", "n", 400, "Rosetta", 1.0, 0.8, 1.0), ("openclip", "n", 400, "other", 0.1, 0.05, 0.2),
-        ("mine", "o", 200, "Rosetta", np.nan, np.nan, np.nan), ("mine", "o", 200, "other", 0.4, 0.3, 0.5),
+        ("openclip", "n", 400, "Rosetta", 0.6, 0.5, 0.7), ("openclip", "n", 400, "other", 0.1, 0.05, 0.2),
+        ("mine", "o", 200, "Rosetta", np.nan, np.nan, np.nan), ("mine", "o", 200, "other", 0.9, 0.7, 1.0),
     ],
     columns=["family", "model", "neurons", "population", "rate", "low", "high"],
 )  # fmt: skip
@@ -474,6 +474,7 @@ def test_the_sweep_and_the_predictions_are_drawn_as_given():
 
 def test_rates_stand_where_they_are_with_wilsons_bars_and_an_unknown_one_is_left_out():
     figure = draw("fig06b")
+    assert all(axes.get_ylim()[0] == 0 and axes.get_ylim()[1] >= 1 for axes in figure.axes)
     assert [axes.get_title() for axes in figure.axes] == ["OpenCLIP", "mine"]
     for axes, family in zip(figure.axes, ("openclip", "mine"), strict=True):
         for container, population in zip(axes.containers, ("Rosetta", "other"), strict=True):

@@ -68,7 +68,7 @@ def fig06b(table: pd.DataFrame) -> Figure:
         _rates(axes, of_family, "neurons")
         axes.set(xscale="log", xlabel="neurons of the model", title=style.NAMES.get(family, family))
         style.log_ticks(axes.xaxis)
-    panels[0, 0].set_ylabel("judged monosemantic")
+    panels[0, 0].set(ylabel="judged monosemantic", ylim=(0, None))  # now that all panels are drawn
     return legend_below(figure, panels[0, 0])
 
 
@@ -82,7 +82,13 @@ def fig36(table: pd.DataFrame) -> Figure:
     """
     figure, axes = plt.subplots(figsize=(WIDTH, 4.0))
     _rates(axes, table, "images")
-    axes.set(xscale="log", xlabel="strongest images shown", ylabel="judged monosemantic", title=table["model"].iloc[0])
+    axes.set(
+        xscale="log",
+        xlabel="strongest images shown",
+        ylabel="judged monosemantic",
+        title=table["model"].iloc[0],
+        ylim=(0, None),
+    )
     shown = sorted(table["images"].unique())
     axes.set_xticks(shown, [f"{k}" for k in shown])
     axes.xaxis.set_minor_locator(NullLocator())
@@ -95,7 +101,6 @@ def _rates(axes: plt.Axes, table: pd.DataFrame, x: str) -> None:
         bars = {"yerr": style.interval(group, "rate").clip(min=0), "capsize": 3, "clip_on": False}
         axes.errorbar(group[x] * aside, group["rate"], fmt=line, color=color, label=text, **bars)
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.set_ylim(bottom=0)
 
 
 def fig38(table: pd.DataFrame) -> Figure:
