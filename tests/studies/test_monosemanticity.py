@@ -409,3 +409,13 @@ def test_the_oracle_is_refused_where_it_knows_nothing(content):
     del wrong["judging"]["embedding"]
     with pytest.raises(ProfileError, match=r"the key judging\.embedding is missing"):
         check(wrong, "mine.yaml")
+
+
+def test_the_explorer_is_told_what_the_profiles_judge_says_of_the_neurons_it_was_asked_about(study):
+    said = monosemanticity.descriptions(study, PAIR)
+    table = monosemanticity.verdicts(study, PAIR[1], PAIR)
+    table = table[(table["judge"] == study.profile.judging.judge) & (table["images"] == study.profile.judging.images)]
+    assert len(said) == len(table) > 0
+    for row in table.itertuples():
+        assert said[PAIR[1], row.layer, row.unit] == row.description != ""
+    assert monosemanticity.descriptions(study, (PAIR[0], "pixio-32x2")) == {}

@@ -140,6 +140,17 @@ def rates(study: Study, judge: str | None = None) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def descriptions(study: Study, pair: tuple[str, str]) -> dict[tuple[str, int, int], str]:
+    """What the profile's judge says of neurons of a pair, for the explorer: by (model, layer, unit); of those that were drawn."""
+    said = {}
+    for _, name, judged_with in points(study):
+        if judged_with == pair:
+            table, judging = verdicts(study, name, pair), study.profile.judging
+            table = table[(table["judge"] == judging.judge) & (table["images"] == judging.images)]
+            said |= {(name, row.layer, row.unit): row.description for row in table.itertuples()}
+    return said
+
+
 def examples(study: Study, name: str, pair: tuple[str, str], images: int = 5) -> list[tuple[str, Evidence]]:
     """Of either population one neuron that the profile's judge calls monosemantic and one that it does not, if there are any.
 
