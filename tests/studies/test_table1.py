@@ -314,7 +314,7 @@ def test_in_an_offline_label_a_token_is_no_subset(study, monkeypatch):
         table1.properties, "labelled", lambda *given: label(*given).assign(summary="Java: 'Fortran'", share=1.0)
     )
     set_filtering(study, labelled="Fortran")
-    with pytest.raises(ValueError, match="no Rosetta Neuron of .* is labelled so"):
+    with pytest.raises(ValueError, match=r"no Rosetta Neuron of .* is labelled so"):
         table1.neurons(study)
 
 
