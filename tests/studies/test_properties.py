@@ -323,10 +323,9 @@ def test_a_chat_model_is_shown_the_heat_of_every_model_as_the_profile_says(
     assert table.summary.tolist() == ["words"] * 2 and table.attrs["labels"]["put"] == len(endpoint.requests) == 2
     assert table.attrs["labels"]["prompt"].startswith("mine.txt, sha256 ")
     asked = sorted((lines_of(request["body"]) for request in endpoint.requests), key=lambda lines: len(lines[0]))
-    for lines, neuron, of in zip(
-        asked, (alone, matched), ({PYTHIA: alone}, {PYTHIA: matched, **partners[matched]}), strict=True
-    ):
-        own = properties.contexts(study, PYTHIA).query("layer == @neuron[0] and unit == @neuron[1] and rank <= 3")
+    for lines, of in zip(asked, ({PYTHIA: alone}, {PYTHIA: matched, **partners[matched]}), strict=True):
+        own = properties.contexts(study, PYTHIA)
+        own = own[(own["layer"] == of[PYTHIA][0]) & (own["unit"] == of[PYTHIA][1]) & (own["rank"] <= 3)]
         assert len(lines) == len(own) == 3 and all(list(line) == list(of) for line in lines)
         readers = {name: study.reader(name) for name in of}
         for name, (layer, unit, *_) in of.items():
