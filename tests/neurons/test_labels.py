@@ -309,7 +309,7 @@ def test_contexts_without_their_heat_are_refused_before_anything_is_asked(endpoi
 
 def test_a_second_run_asks_nothing(endpoint, tmp_path):
     contexts = several(4)
-    endpoint.replies = [lambda body: well("about " + lines_of(body)[0]["peak"])]
+    endpoint.replies = [lambda body: well("about " + lines_of(body)[0]["this"][1][0])]
     first = ask(contexts, tmp_path)
     assert list(first.summary) == [f"about ={unit}" for unit in range(4)]
     pd.testing.assert_frame_equal(ask(contexts, tmp_path), first)
