@@ -373,6 +373,11 @@ def test_a_family_is_followed_along_the_curve_that_defines_its_rosetta_neurons()
         (("filtering", "pool"), {"kind": "github"}, "filtering.pool.kind is 'github'; allowed are environment, codesearchnet"),
         (("filtering", "pool"), {"kind": "codesearchnet"}, "the key filtering.pool.source is missing"),
         (("filtering", "training", "warmup_share"), 3.0, "filtering.training.warmup_share is 3.0; it must be"),
+        (("filtering", "labelled"), "JavaScript", "filtering.labelled is 'JavaScript', and offline labels name subsets of the corpus alone"),
+        (("filtering", "labelled"), "c/c++", "no neuron could qualify; take one of Python, C/C++, "),
+        (("labels", "prompt"), "no.txt", "labels.prompt is 'no.txt'; it must be null, or the path of a file"),
+        (("labels", "window"), 0, "labels.window is 0; it must be null, or a whole number of at least 1"),
+        (("labels", "contexts"), 0, "labels.contexts is 0; it must be a whole number of at least 1"),
         (("labels", "kind"), "human", "labels.kind is 'human'; it must be offline or chat"),
     ],
 )  # fmt: skip
@@ -470,6 +475,35 @@ def test_what_is_varied_keeps_its_published_order_whatever_the_files():
     assert list(theory.robustness.model_dump()) == ["kappa", "gamma", "n_inputs"]
     names = ["background_size", "interference_norm", "noise_floor", "background"]
     assert list(theory.sensitivity.model_dump()) == names
+
+
+def test_a_label_by_a_chat_model_may_name_what_is_no_subset(tmp_path):
+    content = changed("filtering", "labelled", to="JavaScript")
+    content["labels"] |= {"kind": "chat", "prompt": str(tmp_path / "mine.txt")}
+    (tmp_path / "mine.txt").write_text("{contexts}")
+    profile = profiles.check(content, "mine.yaml")
+    assert profile.labels.prompt == str(tmp_path / "mine.txt")
+    assert (profile.labels.contexts, profile.labels.window) == (20, 200)
+
+
+@pytest.mark.parametrize(
+    "corpus, allowed",
+    [
+        ({"kind": "hub", "dataset": "a/b", "text": "text", "subset": "meta.pile_set_name"}, "Github"),
+        ({"kind": "hub", "dataset": "a/b", "text": "text", "subset": "kind"}, "JavaScript"),
+        ({"kind": "files", "paths": ["README.md"]}, "README"),
+    ],
+)
+def test_offline_labels_are_those_of_the_corpus_as_far_as_it_is_known(corpus, allowed):
+    content = changed("corpus", to=corpus)
+    content["filtering"]["labelled"] = allowed
+    assert profiles.check(content, "mine.yaml").filtering.labelled == allowed
+    content["filtering"]["labelled"] = "Fortran"
+    if allowed == "JavaScript":  # only reading tells
+        assert profiles.check(content, "mine.yaml").filtering.labelled == "Fortran"
+        return
+    with pytest.raises(ProfileError, match=f"take one of .*{allowed}.*, or labels.kind chat"):
+        profiles.check(content, "mine.yaml")
 
 
 def test_a_profile_does_not_change_and_leaves_the_content_as_it_was(library):

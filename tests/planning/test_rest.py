@@ -10,6 +10,7 @@ from sklearn.datasets import load_sample_image
 
 from rosetta.matching.rates import GIB
 from rosetta.models.load import ROOT
+from rosetta.neurons import labels
 from rosetta.neurons.composites import composite, lettered
 from rosetta.neurons.messages import picture
 from rosetta.planning import rest
@@ -32,12 +33,37 @@ def micro():
 
 def test_questions_are_counted_as_the_notebooks_ask_them(paper, monkeypatch):
     monkeypatch.setattr(rest, "expected_pairs", lambda profile, pair: 700 if "qwen2.5-7b" in pair else 200)
-    asked = [row["requests"] for row in rest.requests(paper)]
+    asked = rest.requests(paper)
     # Of 5 OpenCLIP, 3 DINOv2 and 3 generators both populations, five trials of a hundred; of one by five more numbers of images; and
     # the random neurons of Table 5, in two turns.
     verdicts = (5 + 3 + 3 + 5) * [2 * 5 * 100] + 2 * [5 * 100]
-    assert asked == [*verdicts, 2 * 4, min(1_000, 700 + 200), 200, 16384]
-    assert rest.others(paper, H200)["requests"].sum() == sum(asked)
+    assert [row["requests"] for row in asked] == [*verdicts, 4, 4, min(1_000, 700 + 200), 200, 16384]
+    assert rest.others(paper, H200)["requests"].sum() == sum(row["requests"] for row in asked)
+    # 20 contexts of 2 x 200 bytes and a peak, seen in one model, two or three
+    views = 20 * (2 * 200 + 4) * 2.5 / 3
+    prompt = len("".join(labels.read_prompt()[1:])) / 4
+    for row, models in zip(asked[len(verdicts) :], (2, 1, 3, 2, 1), strict=True):
+        tokens = row["requests"] * (prompt + models * views + 150) / 1e6
+        assert row["what"].endswith(f", {tokens:,.2g}M tokens")
+
+
+def test_what_is_asked_depends_on_how_much_is_shown_and_by_which_prompt(paper, tmp_path):
+    def of(**changes):
+        changed = paper.model_copy(update={"labels": paper.labels.model_copy(update=changes)})
+        return rest.asked_about(changed, 10, 2)
+
+    assert of(contexts=10) < of() < of(window=400) < of(window=None) == of(window=10**6)
+    (tmp_path / "long.txt").write_text("{contexts}" + "x" * 40_000)
+    own = len("".join(labels.read_prompt()[1:]))
+    assert of(prompt=str(tmp_path / "long.txt")) - of() == pytest.approx(10 * (40_010 - own) / 4)
+    read = rest.others(paper, H200).set_index(["run", "what"])["tokens"]
+    of_labels = read[[("labels are made from" in what) for _, what in read.index]]
+    n = paper.contexts.tokens
+    assert of_labels.to_dict() == {
+        ("pythia-6.9b", "text that labels are made from (06)"): n, ("opt-6.7b", "text that labels are made from (06)"): n,
+        ("qwen2.5-7b", "text that labels are made from (06)"): n, ("pythia-6.9b", "text that labels are made from (07)"): 2 * n,
+        ("opt-6.7b", "text that labels are made from (07)"): n,
+    }  # fmt: skip
 
 
 def test_offline_labels_ask_nobody(micro):

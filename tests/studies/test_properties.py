@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
+from answering import completion
 from conftest import PAIR, edited, write_profile
 from safetensors.numpy import load_file
 from scipy import stats
@@ -13,9 +14,10 @@ from statsmodels.regression.linear_model import OLS
 from statsmodels.tools import add_constant
 
 from rosetta import models, sources
-from rosetta.neurons import labels
+from rosetta.neurons.chat import ChatError
+from rosetta.neurons.contexts import activations_on
 from rosetta.sources import environment
-from rosetta.studies import explorer, properties, shown
+from rosetta.studies import explorer, properties, shown, views
 from rosetta.studies.matches import Study
 from rosetta.studies.properties import OTHERS, ROSETTA
 
@@ -301,12 +303,58 @@ def test_labels_are_of_the_neurons_asked_for_that_have_contexts(study):
         assert row.summary.startswith(f"{row.subset}: ") and set(row.examples) <= set(own.token)
 
 
-def test_a_chat_models_labels_follow_the_profile(profile, tmp_path, monkeypatch):
-    path = profile(labels={"kind": "chat", "concurrency": 3, "timeout_seconds": 7, "retries": 2})
-    seen = {}
-    monkeypatch.setattr(labels, "chat", lambda contexts, keep_in, **options: seen.update(options, keep_in=keep_in))
-    properties.labelled(Study(path, tmp_path), PYTHIA, [(0, 1)])
-    assert seen == {"concurrency": 3, "timeout": 7, "retries": 2, "keep_in": tmp_path / "tiny" / "labels"}
+def lines_of(body):
+    return [json.loads(line) for line in body["messages"][-1]["content"].split("\n") if line.startswith("{")]
+
+
+def test_a_chat_model_is_shown_the_heat_of_every_model_as_the_profile_says(
+    endpoint, profile, tmp_path, corpus, monkeypatch
+):
+    answer = completion(json.dumps({"summary": "words", "examples": ["a"]}))
+    endpoint.replies = [(200, {}, answer)]
+    (tmp_path / "mine.txt").write_text("{contexts}")
+    setting = {"kind": "chat", "concurrency": 3, "timeout_seconds": 7, "retries": 2, "contexts": 3, "window": 40}
+    setting["prompt"] = str(tmp_path / "mine.txt")
+    path = profile(labels=setting, corpus={"kind": "files", "paths": [str(corpus)]}, contexts={"tokens": 900, "n": 5})
+    study = Study(path, tmp_path)
+    partners = views.partners(PYTHIA, [study.matches(PAIR)])
+    matched, alone = next(iter(partners)), next(n for n in properties.all_neurons(study, PYTHIA) if n not in partners)
+    table = properties.labelled(study, PYTHIA, [matched, alone], partners)
+    assert table.summary.tolist() == ["words"] * 2 and table.attrs["labels"]["put"] == len(endpoint.requests) == 2
+    assert table.attrs["labels"]["prompt"].startswith("mine.txt, sha256 ")
+    asked = sorted((lines_of(request["body"]) for request in endpoint.requests), key=lambda lines: len(lines[0]))
+    for lines, of in zip(asked, ({PYTHIA: alone}, {PYTHIA: matched, **partners[matched]}), strict=True):
+        own = properties.contexts(study, PYTHIA)
+        own = own[(own["layer"] == of[PYTHIA][0]) & (own["unit"] == of[PYTHIA][1]) & (own["rank"] <= 3)]
+        assert len(lines) == len(own) == 3 and all(list(line) == list(of) for line in lines)
+        readers = {name: study.reader(name) for name in of}
+        for name, (layer, unit, *_) in of.items():
+            found = []
+            for row, line in zip(own.itertuples(), lines, strict=True):
+                shown = "".join(piece for piece, _ in line[name])
+                data = row.text.encode()
+                assert shown == data[max(0, row.start - 40) : row.end + 40].decode()  # the text is ASCII
+                ((spans, acts),) = activations_on(readers[name], {row.text: [128 * layer + unit]}, 64).values()
+                begin = max(0, row.start - 40)
+                visible = (spans[:, 0] < begin + len(shown)) & (spans[:, 1] > begin)
+                found.append((acts[visible, 0], [level for _, level in line[name]]))
+            hottest = max(acts.max() for acts, _ in found)
+            for acts, levels in found:
+                expected = np.rint(10 * np.clip(acts / hottest, 0, None)) if hottest > 0 else 0 * acts
+                assert [x for x in levels if x] == [x for x in expected if x]
+        assert max(level for line in lines for _, level in line[PYTHIA]) == 10
+    monkeypatch.setattr(views, "activations_on", None)  # what was shown is kept, and so are the answers
+    again = properties.labelled(Study(path, tmp_path), PYTHIA, [matched, alone], partners)
+    assert again.equals(table) and again.attrs["labels"]["kept"] == 2 == len(endpoint.requests)
+
+
+def test_what_a_chat_model_lacks_is_said_before_anything_is_read(profile, tmp_path, monkeypatch):
+    study = Study(profile(labels={"kind": "chat", "concurrency": 1, "timeout_seconds": 1, "retries": 0}), tmp_path)
+    properties.contexts(study, PYTHIA)
+    monkeypatch.setattr(views, "activations_on", None)
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    with pytest.raises(ChatError, match="OPENAI_API_KEY"):
+        properties.labelled(study, PYTHIA, [(0, 1)])
 
 
 # ---------------------------------------------------------------------------------------------------------------------

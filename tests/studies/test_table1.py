@@ -279,16 +279,43 @@ def test_the_neurons_are_the_matched_ones_and_the_rest_of_the_best_ones_layer(wh
         assert ranked.qualifies.any() and (ranked.subset[ranked.qualifies] == "C/C++").all()
 
 
-def test_where_no_neuron_qualifies_the_nearest_stand_in_and_it_shows(study, monkeypatch):
+def test_a_filter_for_which_no_neuron_qualifies_has_no_row_and_it_is_said(study, whole, monkeypatch):
     label = table1.properties.labelled
     monkeypatch.setattr(table1.properties, "labelled", lambda *given: label(*given).assign(subset="Java"))
     ranked = table1.neurons(study)
     assert ranked[ROSETTA].target_share.is_monotonic_decreasing and ranked[ROSETTA].target_share[0] > 0
     assert not ranked[ROSETTA].qualifies.any() and not ranked[OTHER].qualifies.any()
-    assert table1.candidates(ranked[ROSETTA]).equals(ranked[ROSETTA].head(5))
-    scores = table1.scores(study, ranked, table1.drawn(study, "train"))
-    assert list(scores.rosetta) == [f"L{row.layer}/U{row.unit}" for row in ranked[ROSETTA][:5].itertuples()]
-    assert scores.other.name == "L{}/U{}".format(*ranked[OTHER].loc[0, ["layer", "unit"]])
+    said = table1.left_out(ranked)
+    assert list(said) == [ROSETTA, OTHER] and said[ROSETTA].startswith(
+        f"none of {len(ranked[ROSETTA])} Rosetta neurons"
+    )
+    assert f"{ranked[ROSETTA].target_share[0]:.0%}" in said[ROSETTA] and table1.left_out(whole.neurons) == {}
+    functions = table1.drawn(study, "train")
+    with monkeypatch.context() as patch:
+        patch.setattr(filters, "mean_activations", forbidden)
+        scores = table1.scores(study, ranked, functions)
+    assert scores.best is None and scores.other is None and not scores.filters
+    assert list(table1.selections(functions, scores, 0)) == [RANDOM, ORACLE]
+    monkeypatch.setattr(table1, "neurons", lambda study: ranked)
+    assert table1.references(study).kind.tolist() == ["tokens"]
+    half = {ROSETTA: whole.neurons[ROSETTA], OTHER: ranked[OTHER]}
+    scores = table1.scores(study, half, functions)
+    pd.testing.assert_frame_equal(scores.rosetta, whole.scores.rosetta)
+    assert scores.other is None and list(table1.left_out(half)) == [OTHER]
+    selected = table1.selections(functions, scores, study.profile.seed)
+    assert list(selected) == [RANDOM, ROSETTA, ORACLE]
+    assert selected[ROSETTA].tolist() == whole.selected[ROSETTA].tolist()
+    assert table1.recoveries(functions, selected)["filter"].tolist() == [RANDOM, ROSETTA, ORACLE]
+
+
+def test_in_an_offline_label_a_token_is_no_subset(study, monkeypatch):
+    label = table1.properties.labelled
+    monkeypatch.setattr(
+        table1.properties, "labelled", lambda *given: label(*given).assign(summary="Java: 'Fortran'", share=1.0)
+    )
+    set_filtering(study, labelled="Fortran")
+    with pytest.raises(ValueError, match=r"no Rosetta Neuron of .* is labelled so"):
+        table1.neurons(study)
 
 
 def test_where_no_neuron_has_to_do_with_the_target_none_is_chosen(study):
@@ -299,11 +326,11 @@ def test_where_no_neuron_has_to_do_with_the_target_none_is_chosen(study):
         table1.neurons(study)
 
 
-def test_those_that_qualify_are_the_candidates_however_few():
+def test_those_that_qualify_filter_however_few():
     ranked = pd.DataFrame({"layer": 0, "unit": range(9), "qualifies": [True] + [False] * 8})
-    assert table1.candidates(ranked).unit.tolist() == [0]
-    assert table1.candidates(ranked.assign(qualifies=[True] * 7 + [False] * 2)).unit.tolist() == list(range(7))
-    assert table1.candidates(ranked.assign(qualifies=False)).unit.tolist() == list(range(5))
+    assert table1.qualifying(ranked).unit.tolist() == [0]
+    assert table1.qualifying(ranked.assign(qualifies=[True] * 7 + [False] * 2)).unit.tolist() == list(range(7))
+    assert table1.qualifying(ranked.assign(qualifies=False)).empty
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -442,7 +469,7 @@ def test_the_pool_is_drawn_and_scored_as_a_stream(made, tmp_path, whole, counted
 def test_a_score_is_the_mean_of_the_neurons_activations_on_the_text_of_its_row(whole):
     functions, ranked = whole.pool, whole.neurons
     found = whole.scores.rosetta.assign(**{whole.scores.other.name: whole.scores.other})
-    expected = [*table1.candidates(ranked[ROSETTA])[["layer", "unit"]].itertuples(index=False)]
+    expected = [*table1.qualifying(ranked[ROSETTA])[["layer", "unit"]].itertuples(index=False)]
     expected.append(ranked[OTHER].loc[0, ["layer", "unit"]])
     assert list(found) == [f"L{layer}/U{unit}" for layer, unit in expected]
     spec = whole.study.profile.models["pythia-32x2"]

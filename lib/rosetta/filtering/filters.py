@@ -52,8 +52,8 @@ def rank_neurons(
     A neuron qualifies if its label's subset is the target and at least `least_share` of its top contexts are the
     target's. Where the corpus has no such subset (the Pile keeps all code in one), its label must name the target, and
     the share is that of the label's own subset. Of those that qualify the first is the one with the highest mean
-    normalized activation over its top contexts. The others follow by falling share, so that where none qualifies the
-    first is the nearest.
+    normalized activation over its top contexts. The others follow by falling share; where none qualifies the first is no
+    choice, only the one with the most of the target.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def rank_neurons(
     Returns
     -------
     DataFrame
-        The rows of `labels` with ``target_share, normalized_activation, qualifies``; ties by layer and unit.
+        The rows of `labels` with ``target_share, normalized_activation, qualifies``, and its attrs; ties by layer and unit.
 
     Raises
     ------
@@ -111,7 +111,9 @@ def rank_neurons(
     ranked["order"] = ranked["normalized_activation"].where(ranked["qualifies"], ranked["target_share"])
     ascending = {"qualifies": False, "order": False, "layer": True, "unit": True}
     ranked = ranked.sort_values(list(ascending), ascending=list(ascending.values()), ignore_index=True)
-    return ranked.drop(columns="order")
+    ranked = ranked.drop(columns="order")
+    ranked.attrs = dict(labels.attrs)
+    return ranked
 
 
 # ---------------------------------------------------------------------------------------------------------------------

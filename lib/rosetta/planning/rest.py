@@ -14,6 +14,7 @@ from rosetta.matching.cost import EXACT_SHARE, TABLE_BYTES, Cost, Stage, costs, 
 from rosetta.matching.mutual import top_k
 from rosetta.models.load import ROOT
 from rosetta.neurons.composites import composite_size, lettered_size
+from rosetta.neurons.labels import read_prompt as read_label_prompt
 from rosetta.neurons.looking import read_prompt
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak
 from rosetta.planning.runs import positions_of, reading
@@ -47,6 +48,9 @@ CHECKPOINT_BYTES, CONTEXT_ROW, TEXT_BYTES = 2, 64, 4
 #: tokens of an answer.
 COMPOSITE_BYTES, LETTERED_BYTES, SPELLING, TOKEN_SIDE = 1.0, 1.6, 4 / 3, 32
 TOKEN_CHARACTERS, ANSWER_TOKENS = 4, 150
+#: Of contexts that a labeller is shown: bytes of a peak token; characters of a view for each byte of text, as JSON with its heat (2.5 for
+#: the embedded models), and characters a token of that, which is more broken up than text.
+PEAK_BYTES, VIEW_CHARACTERS, JSON_CHARACTERS = 4, 2.5, 3
 
 
 def others(profile: Profile, node: Node) -> pd.DataFrame:
@@ -63,6 +67,7 @@ def others(profile: Profile, node: Node) -> pd.DataFrame:
     rows += [_strongest(profile, node, name) for name in strongest_models(profile)]
     rows += [_kurtosis(profile, node, name) for name in kurtosis_models(profile)]
     rows += [_contexts(profile, node, name) for name in contexts_models(profile)]
+    rows += [_viewed(profile, node, *of) for of in viewed(profile)]
     rows += [_scores(profile, node), _training(profile, node)]
     asked = [dict.fromkeys(rows[0], 0) | row for row in requests(profile)]
     return pd.DataFrame([*rows, *asked])
@@ -195,6 +200,22 @@ def _contexts(profile: Profile, node: Node, name: str) -> dict:
     return _row(name, "top-activating contexts", {"tokens": tokens}, stages, peak(profile, [name], node), node)
 
 
+def viewed(profile: Profile) -> list[tuple[str, str]]:
+    """(model, notebook) wherever a model reads the contexts that a labeller is shown: the explorer's models, and those of Table 1's pair."""
+    if profile.labels.kind != "chat":
+        return []
+    return [(name, "06") for name in profile.explorer.point] + [
+        (name, "07") for name in sorted(profile.filtering.pair, key=lambda name: name != profile.filtering.scorer)
+    ]
+
+
+def _viewed(profile: Profile, node: Node, name: str, notebook: str) -> dict:
+    """At most all the text that was searched, and once more by the scorer: its layer's other neurons have other contexts."""
+    tokens = profile.contexts.tokens * (2 if notebook == "07" and name == profile.filtering.scorer else 1)
+    stages, what = [reading(profile, (name,), tokens)], f"text that labels are made from ({notebook})"
+    return _row(name, what, {"tokens": tokens}, stages, peak(profile, [name], node), node)
+
+
 def _pool(profile: Profile) -> tuple[float, float]:
     """Tokens of the pool that is filtered, and of the target's in it."""
     filtering = profile.filtering
@@ -233,21 +254,41 @@ def _product(profile: Profile) -> str:
 
 
 def requests(profile: Profile) -> list[dict]:
-    """Questions to a chat endpoint, one a neuron and at most so many: none is asked twice, and none where labels are offline."""
+    """Questions to a chat endpoint, one a neuron and at most so many, with rough numbers of tokens (`asked_about`): none is asked
+    twice, and none where labels are offline."""
     rows = verdicts(profile)
     if profile.labels.kind != "chat":
         return rows
     scorer, point = profile.filtering.scorer, profile.explorer.point
-    anchor = profile.anchor(point)
-    rosetta = {pair: expected_pairs(profile, pair) for pair in [profile.filtering.pair, *profile.pairs_of(point)]}
-    page = min(profile.explorer.neurons, sum(rosetta[pair] for pair in profile.pairs_of(point)))
+    anchor, pairs = profile.anchor(point), profile.pairs_of(point)
+    rosetta = {pair: expected_pairs(profile, pair) for pair in [profile.filtering.pair, *pairs]}
+    page = min(profile.explorer.neurons, sum(rosetta[pair] for pair in pairs))
+    # Neurons, and in how many models they are seen: as many as can be.
     by_run = {
-        (scorer, "labels of the neurons that 05 shows"): 2 * SHOWN,
-        (anchor, "labels of the explorer's neurons (06)"): page,
-        (scorer, "labels of all Rosetta Neurons (07)"): rosetta[profile.filtering.pair],
-        (scorer, "labels of a layer's other neurons (07)"): profile.models[scorer].mlp_width,
+        (scorer, "labels of the Rosetta Neurons that 05 shows"): (SHOWN, 2),
+        (scorer, "labels of the other neurons that 05 shows"): (SHOWN, 1),
+        (anchor, "labels of the explorer's neurons (06)"): (page, 1 + len(pairs)),
+        (scorer, "labels of all Rosetta Neurons (07)"): (rosetta[profile.filtering.pair], 2),
+        (scorer, "labels of a layer's other neurons (07)"): (profile.models[scorer].mlp_width, 1),
     }
-    return rows + [{"run": run, "what": what, "requests": count} for (run, what), count in by_run.items()]
+    return rows + [
+        {"run": run, "what": f"{what}, {asked_about(profile, *count) / 1e6:,.2g}M tokens", "requests": count[0]}
+        for (run, what), count in by_run.items()
+    ]
+
+
+def asked_about(profile: Profile, neurons: int, models: int) -> float:
+    """Rough tokens of the questions about so many neurons, each seen in so many models, and of their answers.
+
+    A question is the prompt and, for each context and model, the window of text as JSON with its heat; a window without a limit
+    is all that a model reads together. Each endpoint counts tokens by a rule of its own.
+    """
+    labels, asked = profile.labels, read_label_prompt(profile.labels.prompt)
+    whole = TEXT_BYTES * profile.context
+    shown = whole if labels.window is None else min(whole, 2 * labels.window + PEAK_BYTES)
+    views = min(labels.contexts, profile.contexts.n) * models * shown * VIEW_CHARACTERS / JSON_CHARACTERS
+    prompt = (len(asked.system) + len(asked.user)) / TOKEN_CHARACTERS
+    return neurons * (prompt + views + ANSWER_TOKENS)
 
 
 def verdicts(profile: Profile) -> list[dict]:

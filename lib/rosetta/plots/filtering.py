@@ -81,7 +81,7 @@ def what_a_neuron_is_worth(references: pd.DataFrame, column: str = "f1") -> Figu
     neurons = references.loc[references["kind"] == "neuron", column]
     ranks = range(1, len(neurons) + 1)
     axes.plot(ranks, neurons, "o", color=BLUE, markersize=5, label="a Rosetta Neuron that qualifies")
-    axes.plot([1], neurons[:1], "o", color=RED, markersize=11, fillstyle="none", label="the one that is chosen")
+    axes.plot(ranks[:1], neurons[:1], "o", color=RED, markersize=11, fillstyle="none", label="the one that is chosen")
     averages = references[references["kind"] == "average"]
     sizes = averages["filter"].str.extract(r"(\d+)")[0].astype(int)
     axes.plot(sizes, averages[column], "s--", color=GREEN, label="mean of the first k")

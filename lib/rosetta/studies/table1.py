@@ -23,7 +23,7 @@ from rosetta.models.load import load as load_model
 from rosetta.results import keep, keep_file
 from rosetta.sources import environment
 from rosetta.sources import functions as code
-from rosetta.studies import properties
+from rosetta.studies import properties, views
 from rosetta.studies.matches import Study
 
 ROSETTA, OTHER, RANDOM, ORACLE = "Rosetta", "non-Rosetta", "random", "oracle"
@@ -32,46 +32,56 @@ REPORTED = {
     "base": (None, 6.73, None), RANDOM: (0.06, 3.59, 0.07), OTHER: (0.09, 3.23, 0.07), ROSETTA: (0.98, 3.02, 0.05),
     ORACLE: (1.00, 3.01, 0.04),
 }  # fmt: skip
-#: Where no neuron qualifies, so many of the nearest stand in for those that do.
-NEAREST = 5
 
 
 def neurons(study: Study) -> dict[str, pd.DataFrame]:
     """The candidates of both neuron filters, ranked, best first (`filters.rank_neurons`).
 
     First the Rosetta Neurons of the scoring model, then its other neurons in the layer of the best of them. Only the
-    matching corpus is read: its contexts, and the labels made from them.
+    matching corpus is read: its contexts, and the labels made from them. A chat model sees each Rosetta Neuron over its contexts in
+    both models of the pair, another neuron in the one it is in.
 
     Raises
     ------
     ValueError
-        If no Rosetta Neuron has anything to do with what the profile calls ``labelled``: any choice would be arbitrary.
+        If no Rosetta Neuron has anything to do with what the profile calls ``labelled``: no layer is that of the best.
     """
-    filtering = study.profile.filtering
-    contexts = properties.contexts(study, filtering.scorer)
+    filtering, contexts = study.profile.filtering, properties.contexts(study, study.profile.filtering.scorer)
+    partners = views.partners(filtering.scorer, [study.matches(filtering.pair)])
 
     def ranked(population: pd.MultiIndex) -> pd.DataFrame:
-        labels = properties.labelled(study, filtering.scorer, population)
+        labels = properties.labelled(study, filtering.scorer, population, partners)
         return filters.rank_neurons(
             labels, contexts, filtering.labelled, filtering.least_share, filtering.normalize, study.profile.contexts.n
         )
 
     rosetta = properties.rosetta_neurons(study, filtering.scorer, filtering.pair)
-    ranked_rosetta = ranked(rosetta)
-    if not (ranked_rosetta["target_share"] > 0).any():
-        subsets = ", ".join(sorted(contexts["subset"].astype(str).unique()))
+    ranked_rosetta, subsets = ranked(rosetta), sorted(contexts["subset"].astype(str).unique())
+    # In an offline label a word that is no subset is a token, and says nothing of what a text is about.
+    no_subset = study.profile.labels.kind == "offline" and filtering.labelled not in subsets
+    if no_subset or not (ranked_rosetta["target_share"] > 0).any():
         raise ValueError(
             f"filtering.labelled is {filtering.labelled!r}, and no Rosetta Neuron of {filtering.scorer} is labelled so; "
-            f"offline labels know the subsets of the corpus ({subsets}), a chat model's any word"
+            f"offline labels know the subsets of the corpus ({', '.join(subsets)}), a chat model's any word"
         )
     everyone = properties.all_neurons(study, filtering.scorer)
     same_layer = everyone[everyone.get_level_values("layer") == ranked_rosetta["layer"].iloc[0]]
     return {ROSETTA: ranked_rosetta, OTHER: ranked(same_layer.difference(rosetta))}
 
 
-def candidates(ranked: pd.DataFrame) -> pd.DataFrame:
-    """The neurons that qualify, or, where none does, the nearest ones."""
-    return ranked[ranked["qualifies"]] if ranked["qualifies"].any() else ranked.head(NEAREST)
+def qualifying(ranked: pd.DataFrame) -> pd.DataFrame:
+    """The neurons that qualify, the best first. No other one filters in Table 1."""
+    return ranked[ranked["qualifies"]]
+
+
+def left_out(ranked: dict[str, pd.DataFrame]) -> dict[str, str]:
+    """The neuron filters that Table 1 has no row for, and why; `ranked` as `neurons` gives it."""
+    return {
+        kind: f"none of {len(table)} {kind} neurons {'of the layer ' if kind == OTHER else ''}qualifies, "
+        f"the largest share of a neuron's contexts is {table['target_share'].max():.0%}"
+        for kind, table in ranked.items()
+        if not table["qualifies"].any()
+    }
 
 
 # ---------------------------------------------------------------------------------------------------------------------
@@ -174,26 +184,33 @@ def _digest(functions: pd.DataFrame) -> str:
 
 
 class Scores(NamedTuple):
-    """Mean activation of the neurons on each function, a row a function.
+    """Mean activation of the neurons that qualify on each function, a row a function.
 
-    ``rosetta`` has a column for each candidate, named ``L5/U12``, the best first; ``other`` is the non-Rosetta neuron.
+    ``rosetta`` has a column for each Rosetta Neuron, named ``L5/U12``, the best first; ``other`` is the best non-Rosetta neuron, None
+    if none qualifies.
     """
 
     rosetta: pd.DataFrame
-    other: pd.Series
+    other: pd.Series | None
 
     @property
-    def best(self) -> pd.Series:
-        """Of the Rosetta Neuron that filters."""
-        return self.rosetta.iloc[:, 0]
+    def best(self) -> pd.Series | None:
+        """Of the Rosetta Neuron that filters; None if none qualifies."""
+        return self.rosetta.iloc[:, 0] if self.rosetta.shape[1] else None
+
+    @property
+    def filters(self) -> dict[str, pd.Series]:
+        """Those that filter in Table 1, by name."""
+        return {name: score for name, score in ((OTHER, self.other), (ROSETTA, self.best)) if score is not None}
 
 
 def scores(study: Study, ranked: dict[str, pd.DataFrame], functions: pd.DataFrame) -> Scores:
     """Read the functions of a split (`drawn`) with the scoring model; `ranked` as `neurons` gives it."""
     profile, scorer = study.profile, study.profile.filtering.scorer
-    chosen = pd.concat([candidates(ranked[ROSETTA]), ranked[OTHER].head(1)])
-    chosen = list(zip(chosen["layer"].tolist(), chosen["unit"].tolist(), strict=True))
-    names = [f"L{layer}/U{unit}" for layer, unit in chosen]
+    rosetta, other = _named(qualifying(ranked[ROSETTA])), _named(qualifying(ranked[OTHER]).head(1))
+    chosen, names = [*rosetta.values(), *other.values()], [*rosetta, *other]
+    if not names:
+        return Scores(pd.DataFrame(index=functions.index), None)
 
     def compute() -> pd.DataFrame:
         streamed, batch = texts(study, functions), study.per_batch([scorer])
@@ -206,16 +223,22 @@ def scores(study: Study, ranked: dict[str, pd.DataFrame], functions: pd.DataFram
         "sequences_per_batch": study.per_batch([scorer]),
     }  # fmt: skip
     kept = keep(study.folder / "filtering" / f"scores-{functions['split'].iloc[0]}.parquet", parameters, compute)
-    *rosetta, other = names
-    return Scores(kept[rosetta], kept[other])
+    return Scores(kept[[*rosetta]], kept[[*other]].iloc[:, 0] if other else None)
+
+
+def _named(neurons: pd.DataFrame) -> dict[str, tuple[int, int]]:
+    """(layer, unit) by name, ``L5/U12``."""
+    return {f"L{layer}/U{unit}": (layer, unit) for layer, unit in neurons[["layer", "unit"]].itertuples(index=False)}
 
 
 def selections(pool: pd.DataFrame, scored: Scores, seed: int) -> dict[str, np.ndarray]:
-    """What each filter of Table 1 selects from the pool (`select`); the seed is the random one's."""
+    """What each filter of Table 1 selects from the pool (`select`); the seed is the random one's.
+
+    A neuron filter is there if a neuron qualifies for it (`left_out`).
+    """
     by_filter = {
         RANDOM: filters.random_scores(len(pool), seed),
-        OTHER: scored.other,
-        ROSETTA: scored.best,
+        **scored.filters,
         ORACLE: filters.oracle_scores(pool["is_target"]),
     }
     return {name: select(pool, score) for name, score in by_filter.items()}
@@ -255,7 +278,8 @@ def references(study: Study) -> pd.DataFrame:
     for k in filtering.average:
         if 1 < k <= on_pool.shape[1]:
             by_filter["average", f"mean of {k}"] = filters.average_scores(on_pool.iloc[:, :k])
-    by_filter["probe", "linear probe"] = filters.linear_probe(on_test, labels, on_pool)
+    if len(on_pool.columns):
+        by_filter["probe", "linear probe"] = filters.linear_probe(on_test, labels, on_pool)
     by_filter["tokens", "bag of tokens"] = filters.bag_of_tokens(
         load_tokenizer(study.profile.models[filtering.scorer]), list(texts(study, test)), labels, texts(study, pool)
     )
