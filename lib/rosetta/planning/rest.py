@@ -12,9 +12,10 @@ import pandas as pd
 
 from rosetta.matching.cost import EXACT_SHARE, TABLE_BYTES, Cost, Stage, costs, exact
 from rosetta.matching.mutual import top_k
+from rosetta.matching.outliers import NEURONS, ROWS
 from rosetta.models.load import ROOT
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak
-from rosetta.planning.runs import positions_of, reading
+from rosetta.planning.runs import held_bytes, positions_of, reading
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
 from rosetta.sources.development import SIZE
@@ -26,6 +27,8 @@ from rosetta.studies.table1 import ORACLE, OTHER, RANDOM, ROSETTA
 POOL_TOKENS, TARGET_SHARE = 16e6, 0.06
 #: Bytes moved for each cosine of the kurtosis; its products are float64, at half the rate of float32.
 KURTOSIS_BYTES, FLOAT64 = 22, 2
+#: Bytes moved for each activation in two readings: float32, centred and squared, then scaled and squared.
+SIZES_BYTES = 60
 #: Bytes moved for each activation among which the strongest contexts are sought.
 CONTEXT_BYTES = 16
 #: FLOP of continued pretraining for each parameter and token: forward, and backward to the activations; with rank-1 LoRA
@@ -52,6 +55,7 @@ def others(profile: Profile, node: Node) -> pd.DataFrame:
         ``missing`` there; ``requests`` to a chat endpoint.
     """
     rows = _sweeps(profile, node)
+    rows += [_sizes(profile, node, pair) for pair in profile.pairs if _leaves_out_by_size(profile, pair)]
     rows += [_pictures(profile, node, name, count) for name, count in generators(profile).items()]
     rows += [_strongest(profile, node, name) for name in dict.fromkeys(b for _, b in profile.of("images")[1])]
     rows += [_kurtosis(profile, node, name) for name in kurtosis_models(profile)]
@@ -131,6 +135,32 @@ def sweep(profile: Profile, node: Node, pair: tuple[str, str], budgets: Sequence
         of = [of[asked.method]] if asked.method in of else of.values()
         made.append((amount, min(of, key=lambda cost: cost.seconds(node.rates) + cost.readings * once)))
     return made
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Outliers
+
+
+def _leaves_out_by_size(profile: Profile, pair: tuple[str, str]) -> bool:
+    return profile.without_outliers(pair) and profile.positions.outliers.size is not None
+
+
+def _sizes(profile: Profile, node: Node, pair: tuple[str, str]) -> dict:
+    """Two readings of the text, for means and for sizes, and products of some of each model's neurons among themselves."""
+    tokens, widths = profile.tokens, [profile.models[name].neurons for name in pair]
+    among = [min(NEURONS, n) for n in widths]
+    work = Stage("sizes", float32=sum(2 * n**2 * tokens for n in among), memory=SIZES_BYTES * tokens * sum(widths))
+    once = (
+        2 if not held_bytes(profile, pair, "trained") else 0
+    )  # where memory holds them, they are read for the matching
+    stages = [*once * [reading(profile, pair, tokens)], work]
+    loads = peak(profile, pair, node)
+    loads[0] = loads[0].plus(
+        tables=4 * 2 * sum(n**2 for n in among),
+        held=held_bytes(profile, pair, "trained"),
+        centred=3 * 4 * ROWS * max(widths),
+    )
+    return _row(" + ".join(pair), "sizes of positions", {"tokens": once * tokens}, stages, loads, node)
 
 
 # ---------------------------------------------------------------------------------------------------------------------
