@@ -1,5 +1,7 @@
 """Outlier positions: found where they were planted, and what is left is what numpy has without them."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -35,7 +37,7 @@ def sides(positions, n_a=30, n_b=20, seed=0, shared=8):
 def cut(a, b, at) -> list:
     """Batches that end at some positions."""
     ends = [0, *at, len(a)]
-    return [(a[i:j], b[i:j]) for i, j in zip(ends[:-1], ends[1:], strict=True)]
+    return [(a[i:j], b[i:j]) for i, j in pairwise(ends)]
 
 
 def sizes_by_numpy(acts) -> np.ndarray:
