@@ -213,7 +213,7 @@ def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
         "corpus": {"kind": "files", "paths": [str(text)]},
         "tokens": 2_000,
         "curves": {"pythia-opt": [list(PAIR)], "pythia-gpt2": [list(OTHER)]},
-        "positions": content["positions"] | {"pair": list(PAIR)},
+        "positions": content["positions"] | {"pair": list(PAIR), "outliers": {"first": 1, "size": 5, "curves": False}},
         "token_sweep": {"pair": list(PAIR), "tokens": [300, 900, 2_000]},
         "properties": content["properties"] | {"rosetta": {"pythia": "pythia-opt"}, "firing": ["pythia"]},
         "explorer": content["explorer"] | {"point": list(PAIR)},

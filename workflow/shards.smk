@@ -5,9 +5,19 @@ reading, should one be needed, is the last job's own. The permuted null stays in
 one shard against those of another.
 """
 
+from rosetta.studies.matches import without_name
+
 NULLS = {"": [], **{f".untrained-{seed}": ["--untrained", seed] for seed in STUDY.nulls.untrained_seeds}}
 #: Who is matched, by the name that `Study` gives the MatchTables.
 TABLES = {f"{a}--{b}{null}": [a, b, *seed] for a, b in STUDY.pairs for null, seed in NULLS.items()}
+#: The same over the positions that are left without outliers, where the profile asks for it.
+WITHOUT = {
+    f"{a}--{b}{null}.without-{without_name(STUDY)}": [a, b, *seed, "--without"]
+    for a, b in STUDY.pairs
+    for null, seed in NULLS.items()
+    if STUDY.without_outliers((a, b))
+}
+TABLES |= WITHOUT
 MATCHES, SHARDS = f"{OUT}/matches/{{tables}}", f"{OUT}/shards/{{tables}}"
 SHARE = (
     KEEP_MEMORY + "OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.studies.shards {PROFILE:q} {RESULTS:q} "
@@ -32,10 +42,11 @@ wildcard_constraints:
     tables="|".join(map(re.escape, TODO)) or "none",
 
 
-def of_modality(modality):
-    """The names, as a pattern, of the tables of text or of images."""
-    pairs = STUDY.of(modality)[1]
-    return "|".join(re.escape(name) for name in TODO if TABLES[name][:2] in map(list, pairs)) or "none"
+def tables_named(twins):
+    """The names, as a pattern, of the tables that are made with a thinned twin, or of those without one."""
+    pairs = list(map(list, STUDY.of("text")[1]))
+    have = {name: TABLES[name][:2] in pairs and name not in WITHOUT for name in TODO}
+    return "|".join(re.escape(name) for name in TODO if have[name] == twins) or "none"
 
 
 def tables_of(point):
@@ -60,13 +71,39 @@ def pictures_before(wildcards):
     """A trained generator's pictures. What an untrained one makes is not kept. Once they are there, newer ones are no reason
     to make again what was made of them: `stale` looks for that."""
     a, b, *untrained = TABLES[wildcards.tables]
-    makes_its_own = untrained and STUDY.images and STUDY.images.untrained == "own"
+    makes_its_own = "--untrained" in untrained and STUDY.images and STUDY.images.untrained == "own"
     return [] if makes_its_own else [ancient(made) for made in pictures_of([a, b])]
+
+
+def sizes_before(wildcards):
+    """How large the positions are, where those above a size are left out."""
+    a, b, *_ = TABLES[wildcards.tables]
+    asked = wildcards.tables in WITHOUT and STUDY.positions.outliers.size is not None
+    return ancient(f"{OUT}/positions/{a}--{b}.sizes.parquet") if asked else []
+
+
+rule sizes:
+    output:
+        f"{OUT}/positions/{{pair}}.sizes.parquet",
+    log:
+        f"{OUT}/logs/positions/{{pair}}.log",
+    benchmark:
+        f"{OUT}/benchmarks/positions/{{pair}}.tsv"
+    params:
+        who=lambda wildcards: TABLES[wildcards.pair],
+    wildcard_constraints:
+        pair="|".join(re.escape(f"{a}--{b}") for a, b in STUDY.of("text")[1]) or "none",
+    resources:
+        mem_mb=lambda wildcards: memory(TABLES[wildcards.pair]),
+        gpu=lambda wildcards: gpus(TABLES[wildcards.pair]),
+    shell:
+        SHARE + "--sizes" + TO_LOG
 
 
 rule screen:
     input:
         pictures_before,
+        sizes_before,
     output:
         temp(f"{SHARDS}/screen.{{scatteritem}}.safetensors"),
     log:
@@ -129,7 +166,7 @@ rule matched:  # of text, over all positions and over thinned ones
     params:
         who=who,
     wildcard_constraints:
-        tables=of_modality("text"),
+        tables=tables_named(twins=True),
     resources:
         mem_mb=lambda wildcards: memory(models_of(wildcards)),
         gpu=lambda wildcards: gpus(models_of(wildcards)),
@@ -137,8 +174,8 @@ rule matched:  # of text, over all positions and over thinned ones
         SHARE + "--after {input.screened:q} --join {input.verified:q}" + TO_LOG
 
 
-use rule matched as matched_images with:
+use rule matched as matched_alone with:
     output:
         f"{MATCHES}.parquet",
     wildcard_constraints:
-        tables=of_modality("images"),
+        tables=tables_named(twins=False),

@@ -46,7 +46,16 @@ BY_THINNING = pd.DataFrame({
     "permuted_high": [0.1, 0.15],
 })  # fmt: skip
 BY_OUTLIERS = pd.DataFrame(
-    {"aligned": [9, 3], "permuted": [20, 0], "directions_a": [50.0, 2.0], "directions_b": [40.0, 1.5]}
+    {
+        "aligned": [9, 3],
+        "permuted": [20, 0],
+        "directions_a": [50.0, 2.0],
+        "directions_b": [40.0, 1.5],
+        "left_aligned": [9, 8],
+        "left_permuted": [20, 19],
+        "left_directions_a": [50.0, 49.0],
+        "left_directions_b": [40.0, 41.0],
+    }
 )
 PREDICTIONS = pd.DataFrame(
     {
@@ -242,7 +251,8 @@ CASES = {
         {"positions", "matched pairs", "correlation of a pair", "directions (participation ratio)"},
         ["trained", "untrained", "permuted", "trained, mean", "untrained, null quantile", "permuted, null quantile",
          r"as $1\,/\sqrt{\mathrm{positions}}$",
-         "trained", "trained, above both nulls", "untrained", "trained", "permuted"],
+         "trained", "trained, above both nulls", "untrained", "trained", "permuted", "trained, left out",
+         "permuted, left out"],
     ),
     "predictions": (
         lambda: plots.predictions(PREDICTIONS),

@@ -44,6 +44,36 @@ def test_a_point_counts_thinned_positions_against_the_untrained_nulls_own_and_th
     assert point["thinned_strict"] == (best(thinned) > above).sum()
 
 
+def test_counts_without_outliers_stand_beside_those_over_all_positions_where_the_profile_asks(profile, tmp_path):
+    asked = {"first": 1, "size": 2.5, "curves": True}
+    positions = yaml.safe_load(profile().read_text())["positions"] | {"outliers": asked}
+    one, plain = (Study(path, tmp_path) for path in (profile("both", positions=positions), profile()))
+    point, best = counts.point(one, PAIR), lambda t: t[(t.rank_a == 1) & (t.rank_b == 1)].correlation
+    before = counts.point(plain, PAIR)
+    assert {name: point[name] for name in before} == before  # nothing else has changed
+    assert {*point} - {*before} == {"without", *(
+        f"without_{name}" for name in ("strict", "threshold", "positions", "aligned_same", *(
+            f"{null}_{part}" for null in ("permuted", "untrained") for part in ("mean", "low", "high")
+        ))
+    )}  # fmt: skip
+    left = one.matches(PAIR, without=True)
+    assert point["without"] == point["without_aligned_same"] == len(best(left)) > 20
+    assert point["without_positions"] == one.left(PAIR).sum() < point["positions"]
+    highs = []
+    for null, read in (("permuted", one.permuted_matches), ("untrained", one.untrained_matches)):
+        tables = [best(table) for table in read(PAIR, without=True)]
+        assert point[f"without_{null}_mean"] == pytest.approx(np.mean(list(map(len, tables))))
+        highs.append(np.quantile(np.concatenate(tables), 0.999))
+    assert point["without_threshold"] == pytest.approx(max(highs))
+    assert point["without_strict"] == (best(left) > max(highs)).sum()
+
+    table, of_all = counts.against_nulls(one, PAIR), counts.against_nulls(plain, PAIR)
+    assert table.iloc[: len(of_all)].equals(of_all)
+    assert table["pairs"]["without outliers: trained, all (the paper's count)"] == point["without"]
+    assert table["pairs"]["without outliers: trained, strict"] == point["without_strict"]
+    assert {"without", "without_strict"} <= {*counts.fits(pd.concat([counts.points(one)] * 2))["count"]}
+
+
 def test_a_permuted_null_over_fewer_positions_is_scaled_to_those_that_are_counted_over(profile, tmp_path):
     nulls = yaml.safe_load(profile().read_text())["nulls"]
     fewer = Study(profile(nulls=nulls | {"permuted_tokens": 700}), tmp_path)

@@ -129,6 +129,39 @@ def test_both_kinds_of_positions_are_matched_at_once_and_another_t_asks_for_both
     assert other.thinned_matches(PAIR).attrs["positions"] > first.thinned_matches(PAIR).attrs["positions"]
 
 
+@pytest.mark.parametrize(
+    "asked", [{"first": 2, "size": None}, {"first": None, "size": 1.5}, {"first": 1, "size": 1.5}], ids=str
+)
+@pytest.mark.parametrize("memory_gb", [1, 0.003])  # held, and streamed
+def test_matches_without_outliers_are_those_over_the_positions_that_are_left(profile, tmp_path, asked, memory_gb):
+    positions = yaml.safe_load(profile().read_text())["positions"] | {"outliers": asked | {"curves": True}}
+    nulls = yaml.safe_load(profile().read_text())["nulls"] | {"permuted_tokens": 700}
+    one = Study(profile(positions=positions, nulls=nulls, memory_gb=memory_gb, sequences_per_batch=2), tmp_path)
+    a, b = (torch.cat(side) for side in zip(*one.batches(PAIR), strict=True))
+    left = np.concatenate([np.arange(len(piece.canonical)) >= (asked["first"] or 0) for piece in one.pieces(PAIR)])
+    for side in (a, b) if asked["size"] else ():  # as the trained models have it, for the untrained as well
+        x = side[:, side.std(0) > 0].double()
+        left &= ((((x - x.mean(0)) / x.std(0)) ** 2).mean(1).sqrt() <= asked["size"]).numpy()
+    first = sum(len(piece.canonical) for piece in one.pieces(PAIR, 700))
+    assert 0.5 * len(a) < left.sum() < len(a) and (one.left(PAIR) == left).all()
+    untrained = [torch.cat(side)[left] for side in zip(*one.batches(PAIR, untrained_seed=2), strict=True)]
+    same = [side[:first][left[:first]] for side in (a, b)]
+    for table, rows in (
+        (one.matches(PAIR, without=True), (a[left], b[left])),
+        (one.untrained_matches(PAIR, without=True)[1], untrained),
+        (one.same_positions_matches(PAIR, without=True), same),
+    ):
+        best = table[(table.rank_a == 1) & (table.rank_b == 1)]
+        found = {(m.layer_a * 128 + m.unit_a, m.layer_b * 128 + m.unit_b) for m in best.itertuples()}
+        assert table.attrs["positions"] == len(rows[0]) and len(found ^ mutual(correlations([rows]))) <= 2 < 20 < len(
+            found
+        )
+    permuted = one.permuted_matches(PAIR, without=True)
+    assert [table.attrs["positions"] for table in permuted] == [len(same[0])] * 2
+    assert not permuted[0].equals(one.permuted_matches(PAIR)[0])
+    assert one.matches(PAIR).attrs["positions"] == len(a)  # each is kept under its own name
+
+
 def test_permuted_matches_do_not_depend_on_whether_memory_holds_the_activations(profile, tmp_path, calls):
     """2,000 positions of 512 neurons are 4 MB; a batch of 2 sequences, as both read it, is 1.3 MB at its peak."""
     roomy = Study(profile(memory_gb=1, sequences_per_batch=2), tmp_path / "a").permuted_matches(PAIR)

@@ -6,6 +6,7 @@ from conftest import PAIR, mutual
 from scipy import stats
 
 from rosetta import plots
+from rosetta.matching.outliers import first_positions
 from rosetta.matching.positions import thinning
 from rosetta.studies import positions
 from rosetta.studies.matches import Study
@@ -32,7 +33,7 @@ def study(tmp_path_factory, library):
     folder = tmp_path_factory.mktemp("positions")
     settings = {
         "t": 1e-3, "pair": list(PAIR), "shown": [1e-2, 1e-3], "budgets": [400, 800, 10**6],
-        "planted": {"shares": [0.01], "sizes": [30]},
+        "planted": {"shares": [0.01], "sizes": [30]}, "outliers": {"first": 1, "size": 5, "curves": False},
     }  # fmt: skip
     return Study(write_profile(folder, library, positions=settings), folder)
 
@@ -128,6 +129,64 @@ def test_outliers_leave_fewer_directions_and_fewer_matches_by_chance(study):
         assert getattr(none, column) == pytest.approx(np.trace(corr) ** 2 / (corr**2).sum(), rel=1e-3)
         assert getattr(planted, column) < getattr(none, column) / 5
     assert planted.permuted < none.permuted and (planted.share, planted.size) == (0.01, 30)
+
+
+def sizes(acts) -> np.ndarray:
+    x = acts[:, acts.std(0) > 0]
+    return np.sqrt((((x - x.mean(0)) / x.std(0)) ** 2).mean(1))
+
+
+def test_leaving_out_what_is_found_gives_the_matches_of_the_models_without_it(study):
+    none, planted = positions.by_outliers(study).itertuples()
+    a, b = sides(study)
+    firsts = first_positions(study.batches(PAIR).pieces, 1)
+    kept = ~firsts & (np.maximum(sizes(a), sizes(b)) <= 5)
+    assert none.left == kept.sum() < len(a) and none.found == pytest.approx((np.maximum(sizes(a), sizes(b)) > 5).mean())
+    assert abs(none.left_aligned - pairs(a[kept], b[kept])[0]) <= 2
+    untrained = [pairs(*(side[kept] for side in sides(study, seed)))[0] for seed in (1, 2)]
+    assert abs(none.left_untrained - np.mean(untrained)) <= 2
+    # Planted ones are no neighbours any more: what is left varies as before, and matches as before.
+    assert round(planted.found * len(a)) >= round(0.01 * len(a)) and planted.left < none.left
+    for name in ("directions_a", "directions_b", "aligned", "permuted"):
+        before, drowned, after = (
+            getattr(*one) for one in ((none, f"left_{name}"), (planted, name), (planted, f"left_{name}"))
+        )
+        within = 0.3 if name == "permuted" else 0.1  # of another permutation
+        assert abs(after - before) < within * before < abs(drowned - before), name
+
+
+def test_a_profile_may_leave_out_the_first_positions_alone(study, tmp_path):
+    asked = study.profile.positions.outliers.model_copy(update={"size": None})
+    settings = study.profile.positions.model_copy(update={"outliers": asked})
+    other = Study(study.profile.model_copy(update={"positions": settings}), tmp_path)
+    none, planted = positions.by_outliers(other).itertuples()
+    firsts = first_positions(other.batches(PAIR).pieces, 1)
+    assert none.left == planted.left == (~firsts).sum() and np.isnan([none.found, planted.found]).all()
+    assert planted.left_directions_a < none.left_directions_a / 5
+    spread = positions.outlying(other, PAIR)
+    assert (spread["outlying"] == 0).all() and (spread["what"] == "").all() and spread["first"].isna().all()
+
+
+def test_each_models_directions_and_outlying_positions_are_told(study, monkeypatch):
+    a, b = sides(study)
+    settings = study.profile.positions
+    small = settings.outliers.model_copy(update={"size": 2.0})
+    study = Study(
+        study.profile.model_copy(update={"positions": settings.model_copy(update={"outliers": small})}), study.results
+    )
+    table = positions.outlying(study, PAIR)
+    firsts = first_positions(study.batches(PAIR).pieces, 1)
+    for acts, row in zip((a, b), table.itertuples(), strict=True):
+        found = sizes(acts) > 2
+        assert 0 < row.outlying == pytest.approx(found.mean()) < 0.2 and row.largest == pytest.approx(
+            sizes(acts).max(), rel=1e-4
+        )
+        corr = np.corrcoef(acts[:, acts.std(0) > 0], rowvar=False)
+        assert row.directions == pytest.approx(len(corr) ** 2 / (corr**2).sum(), rel=1e-3)
+        assert row.first == pytest.approx((found & firsts).sum() / found.sum()) and " x " in row.what
+    assert list(table["model"]) == list(PAIR) and list(table["neurons"]) == [256, 256]
+    monkeypatch.setattr(Study, "trained", None)  # sizes are kept
+    assert positions.outlying(study, PAIR).equals(table)
 
 
 def test_they_are_kept_and_drawn(study, monkeypatch):

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from conftest import OTHER, PAIR, matched_in_shards
 
 from rosetta.studies import shards
@@ -50,6 +51,26 @@ def test_a_sample_is_shared_out_as_any_text_is(profile, tmp_path):
     assert len(job.piece) == alone.attrs["positions"]
     table, _ = matched_in_shards(job, tmp_path, 4)
     is_as(table, alone)
+
+
+@pytest.mark.parametrize("seed", [None, 1])
+def test_what_is_left_without_outliers_is_matched_in_shards_as_alone(profile, tmp_path, seed):
+    asked = yaml.safe_load(profile().read_text())["positions"] | {"outliers": {"first": 1, "size": 2, "curves": True}}
+    path = str(profile(positions=asked, sequences_per_batch=3))
+    alone, study = (Study(path, tmp_path / name) for name in ("alone", "shards"))
+    shards.main([path, str(tmp_path / "shards"), *PAIR, "--sizes"])
+    (sizes,) = study.why_sizes_stale(PAIR)
+    assert sizes.is_file() and study.why_sizes_stale(PAIR) == {sizes: None}
+    job = shards.Job(study, PAIR, seed, without=True)
+    (table,) = matched_in_shards(job, tmp_path, 2)
+    expected = alone.matches(PAIR, True) if seed is None else alone.untrained_matches(PAIR, True)[0]
+    is_as(table, expected)
+    assert table.attrs["positions"] == expected.attrs["positions"] == study.left(PAIR).sum() < len(study.left(PAIR))
+    name = f"{'--'.join(PAIR)}{'' if seed is None else '.untrained-1'}.without-1-2"
+    assert (study.folder / "matches" / f"{name}.parquet").is_file()
+    sizes.with_name(f"{sizes.name}.made-with.json").unlink()
+    names = shards.stale(study.profile, study.results)
+    assert name not in names and f"{'--'.join(PAIR)}.untrained-2.without-1-2" in names and not sizes.exists()
 
 
 def test_the_notebooks_find_the_tables_made(profile, tmp_path, monkeypatch):

@@ -3,7 +3,7 @@
 Three ways to change them. *Thinning* leaves out most of the frequent spans: what untrained networks share is, above
 all, the most frequent tokens, and a pair of trained neurons survives without them. *Shifting* is a null that keeps the
 order of the text, where a permutation (`nulls.Permuted`) destroys it. *Planting* outliers shows what a few positions of
-enormous activation, which published language models have, do to every count.
+enormous activation, which published language models have, do to every count; `outliers` finds and leaves out such positions.
 """
 
 from collections.abc import Iterable
@@ -103,18 +103,6 @@ def planted(batches: HeldBatches, share: float, size: float, seed: int) -> HeldB
         direction = torch.from_numpy(rng.standard_normal(side.shape[1])).to(side)
         side[rows.to(side.device)] += size * side.std(0) * direction
     return _held(*sides, batches)
-
-
-def participation_ratio(acts: torch.Tensor) -> float:
-    """trace(C)^2 / trace(C^2) of the correlation matrix C of activations [T, N]: in how many directions they vary.
-
-    Neurons that never change have no part in it.
-    """
-    acts = acts[:, (acts != acts[0]).any(0)].float()
-    acts -= acts.mean(0, dtype=torch.float64).float()
-    acts /= acts.square().mean(0, dtype=torch.float64).sqrt().float()
-    correlation = acts.T @ acts / len(acts)
-    return float(correlation.trace().square() / correlation.square().sum())
 
 
 def _sides(batches: HeldBatches) -> tuple[torch.Tensor, torch.Tensor]:

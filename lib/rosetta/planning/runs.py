@@ -8,6 +8,8 @@ from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
 from rosetta.studies.amounts import canonical_positions
 
+#: Of a variant's name: over the positions that are left without outliers.
+WITHOUT = ", without outliers"
 #: Variants that are matched over fewer positions, where a profile says so; and those of noise alone, which no sketch orders.
 OVER_FEWER = ("permuted", "whole images", "same positions")
 NOISE = ("permuted", "whole images")
@@ -18,14 +20,21 @@ def draws(profile: Profile, pair: tuple[str, str]) -> dict[str, int]:
     """How often each variant of a pair is drawn.
 
     Trained, untrained (4.2), permuted (C.3), and trained once more over the positions of the last where those are fewer. Of
-    text the first two have a thinned twin; of images whole ones are permuted as well.
+    text the first two have a thinned twin, and all are drawn again without outliers where the profile asks for it; of images
+    whole ones are permuted as well.
     """
     nulls, text = profile.nulls, profile.modality(pair) == "text"
     of = {"trained": 1, "untrained": len(nulls.untrained_seeds), "permuted": len(nulls.permutation_seeds)}
     if not text:
         of["whole images"] = len(nulls.permutation_seeds)
     fewer = amount(profile, pair, "permuted") < amount(profile, pair, "trained")
-    return of | ({"same positions": 1} if fewer else {})
+    of |= {"same positions": 1} if fewer else {}
+    return of | ({variant + WITHOUT: times for variant, times in of.items()} if profile.without_outliers(pair) else {})
+
+
+def base(variant: str) -> str:
+    """A variant, whether with outliers or without."""
+    return variant.removesuffix(WITHOUT)
 
 
 def amount(profile: Profile, pair: tuple[str, str], variant: str) -> int:
@@ -34,7 +43,7 @@ def amount(profile: Profile, pair: tuple[str, str], variant: str) -> int:
         most, fewer = profile.tokens, profile.nulls.permuted_tokens
     else:
         most, fewer = profile.images.count, profile.images.permuted
-    return min(most, fewer or most) if variant in OVER_FEWER else most
+    return min(most, fewer or most) if base(variant) in OVER_FEWER else most
 
 
 def positions_of(profile: Profile, pair: tuple[str, str], amount: int) -> int:
@@ -73,7 +82,7 @@ def candidates(
         n_a, n_b, count, memory_bytes(profile), profile.k_of(pair), twin, asked.rows,
         min(EXACT_SHARE, asked.exact_share) if exact_share is None else exact_share,
     )  # fmt: skip
-    can = [name for name in of if variant not in NOISE or name in IN_ORDER]
+    can = [name for name in of if base(variant) not in NOISE or name in IN_ORDER]
     allowed = [asked.method] if asked.method in can else can
     once = reading(profile, pair, amount(profile, pair, variant))
     return {name: _with(of[name], once, _texts(profile, pair, variant, of[name])) for name in allowed}
@@ -88,10 +97,10 @@ def _texts(profile: Profile, pair: tuple[str, str], variant: str, cost: Cost) ->
     """How often the text or the images themselves are read for one draw."""
     if not held_bytes(profile, pair, variant):
         return cost.readings
-    if variant == "untrained":
+    if base(variant) == "untrained":
         return 1
     same = [one for one in draws(profile, pair) if amount(profile, pair, one) == amount(profile, pair, variant)]
-    return 1 / sum(draws(profile, pair)[one] for one in same if one != "untrained")
+    return 1 / sum(draws(profile, pair)[one] for one in same if base(one) != "untrained")
 
 
 def held_bytes(profile: Profile, pair: tuple[str, str], variant: str) -> int:
@@ -100,7 +109,7 @@ def held_bytes(profile: Profile, pair: tuple[str, str], variant: str) -> int:
     Those of untrained models lie beside those of the trained (`Study.trained`).
     """
     neurons = sum(profile.models[name].neurons for name in pair)
-    held = itemsize(profile) * positions(profile, pair, variant) * neurons * (1 + (variant == "untrained"))
+    held = itemsize(profile) * positions(profile, pair, variant) * neurons * (1 + (base(variant) == "untrained"))
     return held if held <= memory_bytes(profile) else 0
 
 

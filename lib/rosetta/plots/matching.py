@@ -114,12 +114,16 @@ def positions(by_budget: pd.DataFrame, by_thinning: pd.DataFrame, by_outliers: p
     )
     style.log_ticks(height.yaxis)
     _thinned(thinned, by_thinning)
-    directions = by_outliers[["directions_a", "directions_b"]].mean(axis=1)
-    for what in ("aligned", "permuted"):
-        color, marker, name = MATCHED[what]
-        outliers.plot(directions, by_outliers[what].clip(lower=0.5), marker, color=color, label=name)
+    for left, face in (("", None), ("left_", "none")):  # hollow: without those that are found
+        directions = by_outliers[[f"{left}directions_a", f"{left}directions_b"]].mean(axis=1)
+        for what in ("aligned", "permuted"):
+            color, marker, name = MATCHED[what]
+            of = {"color": color, "markerfacecolor": face or color, "label": f"{name}, left out" if left else name}
+            outliers.plot(
+                directions, by_outliers[left + what].clip(lower=0.5), marker, markersize=9 if left else 6, **of
+            )
     style.log_axes(outliers, "directions (participation ratio)", "matched pairs")
-    outliers.set_title("d  outliers planted")
+    outliers.set_title("d  outliers planted, and left out again")
     for axes in (count, height, thinned, outliers):
         axes.legend()
     return figure

@@ -80,6 +80,10 @@ class Profile(Settings):
         curves = {curve: points for curve, points in self.curves.items() if self.modality(points[0]) == modality}
         return curves, [pair for pair in self.pairs if self.modality(pair) == modality]
 
+    def without_outliers(self, pair: tuple[str, str]) -> bool:
+        """Whether a pair is matched without outlier positions as well: one of text, where the profile asks for it."""
+        return self.positions.outliers.curves and self.modality(pair) == "text"
+
     @property
     def example(self) -> tuple[str, str]:
         """The pair that stands for all where one is shown: that of the section on positions."""
@@ -323,6 +327,9 @@ def _check_sections(profile: Profile) -> None:
     if filtering.pair not in profile.pairs or filtering.scorer not in filtering.pair:
         rule = f"it must be a point of one of the curves, and hold the scorer, {filtering.scorer!r}"
         refuse(f"filtering.pair is {list(filtering.pair)}; {rule}")
+    outliers = profile.positions.outliers
+    if outliers.curves and outliers.first is None and outliers.size is None:
+        refuse("positions.outliers.curves is true, but first and size are null: no position would be left out")
     if profile.positions.pair not in profile.pairs:
         refuse(f"positions.pair is {list(profile.positions.pair)}; it must be a point of one of the curves")
     permuted = profile.nulls.permuted_tokens

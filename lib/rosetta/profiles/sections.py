@@ -171,14 +171,28 @@ class Planted(Section):
     sizes: Positives
 
 
+class Outliers(Section):
+    """Positions that are left out as they may drown the rest (`rosetta.matching.outliers`), for counts beside those over all.
+
+    ``first``: so many, the first of each sequence; ``size``: those larger than this, in standard deviations, in either model,
+    which costs two readings more; null: none. ``curves``: for every pair of the curves, and not for one pair's section only.
+    """
+
+    first: Limit
+    size: Annotated[AboveOne | None, Words("null, or a finite number above 1")]
+    curves: Annotated[bool, Words("true or false")]
+
+
 class Positions(Section):
-    """Which positions are compared (beyond the paper). ``t`` thins frequent spans wherever thinned counts are given.
+    """Which positions are compared (beyond the paper). ``t`` thins frequent spans wherever thinned counts are given, and
+    ``outliers`` are left out.
 
     The rest is for one pair's figure in notebook 02: other t, budgets of positions (the largest is what memory must
     hold of both models) and planted outliers.
     """
 
     t: Positive
+    outliers: Outliers
     pair: Pair
     shown: Positives
     budgets: Annotated[Several[Annotated[int, Field(ge=2)]], Words("a list of whole numbers of at least 2")]

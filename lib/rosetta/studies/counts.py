@@ -18,18 +18,33 @@ from rosetta.studies.budget import Budgeted
 from rosetta.studies.matches import Study
 
 
-def nulls_of(study: Study, pair: tuple[str, str]) -> dict[str, list[pd.DataFrame]]:
-    """The top-1 MatchTables of two models under each null, one a seed: permuted, untrained and, of images, whole images."""
-    tables = {"permuted": study.permuted_matches(pair), "untrained": study.untrained_matches(pair)}
+def nulls_of(study: Study, pair: tuple[str, str], without: bool = False) -> dict[str, list[pd.DataFrame]]:
+    """The top-1 MatchTables of two models under each null, one a seed: permuted, untrained and, of images, whole images.
+
+    `without`: over the positions that are left without outliers.
+    """
+    tables = {"permuted": study.permuted_matches(pair, without), "untrained": study.untrained_matches(pair, without)}
     if study.profile.modality(pair) == "images":
         tables["images"] = study.whole_images_matches(pair)
     return {null: [top_k(table, 1) for table in of_null] for null, of_null in tables.items()}
 
 
 def against_nulls(study: Study, pair: tuple[str, str]) -> pd.DataFrame:
-    """The counts of two models beside the nulls': ``pairs``, and the r that they lie ``above r``, where there is one."""
-    by_null, quantile = nulls_of(study, pair), study.profile.nulls.quantile
-    trained, same = (top_k(table, 1) for table in (study.matches(pair), study.same_positions_matches(pair)))
+    """The counts of two models beside the nulls': ``pairs``, and the r that they lie ``above r``, where there is one.
+
+    Where the profile asks for it, all of them once more without outlier positions.
+    """
+    table = _against_nulls(study, pair)
+    if study.profile.without_outliers(pair):
+        left = _against_nulls(study, pair, without=True).drop("independent similarities, expected")
+        table = pd.concat([table, left.rename(index="without outliers: {}".format)])
+    return table
+
+
+def _against_nulls(study: Study, pair: tuple[str, str], without: bool = False) -> pd.DataFrame:
+    both = study.matches(pair, without), study.same_positions_matches(pair, without)
+    by_null, quantile = nulls_of(study, pair, without), study.profile.nulls.quantile
+    trained, same = (top_k(table, 1) for table in both)
     above = nulls.threshold(by_null["permuted"], quantile, trained.attrs["positions"])
     others = [nulls.threshold(tables, quantile) for null, tables in by_null.items() if null != "permuted"]
     over = nulls.which_positions([same.attrs["positions"]], [trained.attrs["positions"]])
@@ -57,7 +72,9 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
     For two models a count is of pairs; for more, of the anchor's neurons matched in every pair. ``raw`` is the
     paper's count, ``calibrated`` that of pairs above the permuted null, ``strict`` that of pairs above all nulls: of images
     one more, whole images permuted with their cells kept. ``share`` is the raw count's of the neurons. Of text, ``thinned``
-    and ``thinned_strict`` are the raw and the strict count over thinned positions (`positions.thinning`). ``aligned_same`` is
+    and ``thinned_strict`` are the raw and the strict count over thinned positions (`positions.thinning`), and where the
+    profile asks for it, ``without`` and ``without_strict`` those over positions that are no outliers (`outliers.left`), beside
+    the nulls over the same. ``aligned_same`` is
     the raw count over the positions that the permuted null was made over, ``permuted_positions``, all or the first of them
     (`nulls.which_positions`); its threshold is scaled to the number of positions that are counted over (`nulls.threshold`).
     """
@@ -69,21 +86,30 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
         tables = [read(pair) for pair in pairs]
         return [[top_k(one, k) for one in table] if isinstance(table, list) else top_k(table, k) for table in tables]
 
-    trained, permuted, untrained = top(study.matches), top(study.permuted_matches), top(study.untrained_matches)
+    trained, permuted, aligned_same = (
+        top(read) for read in (study.matches, study.permuted_matches, study.same_positions_matches)
+    )
+    without = {}  # before the untrained, which make room for themselves
+    if all(map(study.profile.without_outliers, pairs)):
+        reads = {
+            "without": study.matches, "permuted": study.permuted_matches, "same": study.same_positions_matches,
+            "untrained": study.untrained_matches,
+        }  # fmt: skip
+        without = {name: top(partial(read, without=True)) for name, read in reads.items()}
+    untrained = top(study.untrained_matches)
     whole = [] if text else top(study.whole_images_matches)
-    aligned_same = top(study.same_positions_matches)
     anchor = study.profile.anchor(models)
 
-    def above_permuted(tables) -> list[float]:
+    def above_permuted(tables, permuted=permuted) -> list[float]:
         """The permuted null's threshold for each pair's table, whatever its positions."""
         return [
             nulls.threshold(null, quantile, table.attrs["positions"])
             for null, table in zip(permuted, tables, strict=True)
         ]
 
-    def above_all_nulls(tables, *null_tables) -> list[float]:
+    def above_all_nulls(tables, *null_tables, permuted=permuted) -> list[float]:
         others = ([nulls.threshold(null, quantile) for null in of_null] for of_null in null_tables)
-        return list(map(max, zip(above_permuted(tables), *others, strict=True)))
+        return list(map(max, zip(above_permuted(tables, permuted), *others, strict=True)))
 
     def count(tables, thresholds=None) -> int:
         tables = list(tables)
@@ -101,6 +127,14 @@ def point(study: Study, models: tuple[str, ...], k: int = 1) -> dict:
         of_text = {
             "thinned": count(thinned), "thinned_strict": count(thinned, above_thinned),
             "thinned_threshold": max(above_thinned), "thinned_positions": thinned[0].attrs["positions"],
+        }  # fmt: skip
+    if without:
+        left = without["without"]
+        above_left = above_all_nulls(left, without["untrained"], permuted=without["permuted"])
+        by_null |= {f"without_{null}": without[null] for null in ("permuted", "untrained")}
+        of_text |= {
+            "without": count(left), "without_strict": count(left, above_left), "without_threshold": max(above_left),
+            "without_positions": left[0].attrs["positions"], "without_aligned_same": count(without["same"]),
         }  # fmt: skip
     null_counts = {
         f"{null}_{key}": float(value)
@@ -134,7 +168,7 @@ def points(study: Study, modality: str = "text", k: int = 1) -> pd.DataFrame:
 
 def fits(points: pd.DataFrame) -> pd.DataFrame:
     """A power law for each curve, by each of the counts."""
-    kinds = ("raw", "calibrated", "strict", "thinned", "thinned_strict")
+    kinds = ("raw", "calibrated", "strict", "thinned", "thinned_strict", "without", "without_strict")
     tables = [scaling.fits(points, ["curve"], count).assign(count=count) for count in kinds if count in points]
     return pd.concat(tables, ignore_index=True)
 

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from rosetta.matching import nulls
+from rosetta.matching import nulls, outliers
 from rosetta.matching.batches import Example, strongest_pieces
 from rosetta.matching.mutual import match_batches, match_thinned, numbered, top_k
 from rosetta.matching.positions import thinning
+from rosetta.profiles.profile import Profile
 from rosetta.results import keep, made_by, why_stale
 from rosetta.studies.budget import Budgeted
 from rosetta.studies.shown import Shown
@@ -26,77 +27,111 @@ class Study(Shown):
     Parameters and attributes are those of `Shown`.
     """
 
-    def matches(self, pair: tuple[str, str]) -> pd.DataFrame:
-        """The MatchTable of two trained models (section 3), for the largest k that is asked for of them (`Profile.k_of`)."""
-        return self._kept(pair, None)[0]
+    def matches(self, pair: tuple[str, str], without: bool = False) -> pd.DataFrame:
+        """The MatchTable of two trained models (section 3), for the largest k that is asked for of them (`Profile.k_of`).
+
+        Here and below, `without`: over the positions of text that are left without outliers (`left`).
+        """
+        return self._kept(pair, None, without)[0]
 
     def thinned_matches(self, pair: tuple[str, str]) -> pd.DataFrame:
         """The same over thinned positions of text: frequent spans left out, most of them (`positions.thinning`)."""
         return self._kept(pair, None)[1]
 
-    def untrained_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
+    def untrained_matches(self, pair: tuple[str, str], without: bool = False) -> list[pd.DataFrame]:
         """The MatchTables of the same two architectures without training, one a seed (section 4.2)."""
-        return [self._kept(pair, seed)[0] for seed in self.profile.nulls.untrained_seeds]
+        return [self._kept(pair, seed, without)[0] for seed in self.profile.nulls.untrained_seeds]
 
     def thinned_untrained_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
         """The same over thinned positions, those of the trained models."""
         return [self._kept(pair, seed)[1] for seed in self.profile.nulls.untrained_seeds]
 
-    def permuted_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
+    def permuted_matches(self, pair: tuple[str, str], without: bool = False) -> list[pd.DataFrame]:
         """The MatchTables of the trained models over permuted positions, one a permutation (C.3).
 
         They are those of the profile's ``permuted_tokens``, or ``images.permuted``, or all.
         """
-        return self._permuted(pair, "permuted", 1)
+        return self._permuted(pair, "permuted", 1, without)
 
     def whole_images_matches(self, pair: tuple[str, str]) -> list[pd.DataFrame]:
         """The same with whole images permuted and cells kept: what neurons share that only know where they are."""
         return self._permuted(pair, "images", self.cells(pair))
 
-    def _permuted(self, pair: tuple[str, str], name: str, whole: int) -> list[pd.DataFrame]:
+    def _permuted(self, pair: tuple[str, str], name: str, whole: int, without: bool = False) -> list[pd.DataFrame]:
         first, k = self.permuted_amount(pair), self.profile.k_of(pair)
         return [
             keep(
-                *self._place(pair, {name: seed} | _first(first)),
-                lambda seed=seed: self.match(nulls.Permuted(self.trained(pair, first), seed, whole=whole), k),
+                *self._place(pair, {name: seed} | self._without(without) | _first(first)),
+                lambda seed=seed: self.match(nulls.Permuted(self._over(pair, first, without), seed, whole=whole), k),
             )
             for seed in self.profile.nulls.permutation_seeds
         ]
 
-    def same_positions_matches(self, pair: tuple[str, str]) -> pd.DataFrame:
+    def same_positions_matches(self, pair: tuple[str, str], without: bool = False) -> pd.DataFrame:
         """The MatchTable of the trained models over the positions of the permuted null: `matches` where those are all."""
         first = self.permuted_amount(pair)
         if first is None:
-            return self.matches(pair)
+            return self.matches(pair, without)
         return keep(
-            *self._place(pair, _first(first)), lambda: self.match(self.trained(pair, first), self.profile.k_of(pair))
+            *self._place(pair, self._without(without) | _first(first)),
+            lambda: self.match(self._over(pair, first, without), self.profile.k_of(pair)),
         )
 
-    def _kept(self, pair, untrained_seed: int | None) -> list[pd.DataFrame]:
+    def sizes(self, pair: tuple[str, str]) -> pd.DataFrame:
+        """How large each position is in either of two trained models, and their participation ratios (`outliers.survey`)."""
+        seed = self.profile.seed
+        return keep(
+            *self._sizes_place(pair), lambda: outliers.survey(self.trained(pair), seed=seed, device=self.device)
+        )
+
+    def _sizes_place(self, pair: tuple[str, str]) -> tuple[Path, dict]:
+        return self.folder / "positions" / f"{'--'.join(pair)}.sizes.parquet", self.parameters(pair)
+
+    def left(self, pair: tuple[str, str], amount: int | None = None) -> np.ndarray:
+        """bool [positions]: those of text, up to an amount of it, that are no outliers of the trained models by the profile."""
+        asked = self.profile.positions.outliers
+        sizes = None if asked.size is None else self.sizes(pair)
+        return outliers.left(outliers.first_positions(self.pieces(pair, amount), asked.first or 0), sizes, asked.size)
+
+    def _over(self, pair, amount: int | None, without: bool, untrained_seed: int | None = None):
+        """What two models are matched over."""
+        left = self.left(pair, amount) if without else None
+        batches = self.trained(pair, amount) if untrained_seed is None else self.untrained(pair, untrained_seed)
+        return batches if left is None else outliers.Selected(batches, left)
+
+    def _kept(self, pair, untrained_seed: int | None, without: bool = False) -> list[pd.DataFrame]:
         def match() -> list[pd.DataFrame]:
-            batches = self.trained(pair) if untrained_seed is None else self.untrained(pair, untrained_seed)
-            if self.profile.modality(pair) == "images":
+            batches = self._over(pair, None, without, untrained_seed)
+            if without or self.profile.modality(pair) == "images":
                 return [self.match(batches, self.profile.k_of(pair))]
             thinned = _thinning(self.pieces(pair), self.profile.positions.t, self.profile.seed)
             return self.match(batches, self.profile.k_of(pair), thinned)
 
-        return self.keep_all(pair, untrained_seed, match)
+        return self.keep_all(pair, untrained_seed, match, without)
 
-    def keep_all(self, pair, untrained_seed: int | None, match: Callable) -> list[pd.DataFrame]:
-        """Two models' MatchTables over all positions and, of text, over thinned ones, which `match` makes together if need be."""
+    def keep_all(self, pair, untrained_seed: int | None, match: Callable, without: bool = False) -> list[pd.DataFrame]:
+        """Two models' MatchTables which `match` makes together if need be: over all positions and, of text, over thinned ones;
+        or the one over the positions that are no outliers."""
         made = cache(match)
-        places = self._places(pair, untrained_seed)
+        places = self._places(pair, untrained_seed, without)
         return [keep(*place, lambda i=i: made()[i]) for i, place in enumerate(places)]
 
-    def why_stale(self, pair, untrained_seed: int | None) -> dict[Path, str | None]:
+    def why_stale(self, pair, untrained_seed: int | None, without: bool = False) -> dict[Path, str | None]:
         """For the files of these tables, what is wrong with each; None if nothing is."""
-        places = self._places(pair, untrained_seed)
-        return {path: why_stale(path, made_with | made_by(__name__)) for path, made_with in places}
+        return _why_stale(self._places(pair, untrained_seed, without))
 
-    def _places(self, pair, untrained_seed: int | None) -> list[tuple[Path, dict]]:
-        of_all = {} if untrained_seed is None else {"untrained": untrained_seed}
+    def why_sizes_stale(self, pair: tuple[str, str]) -> dict[Path, str | None]:
+        """The same of the file of `sizes`."""
+        return _why_stale([self._sizes_place(pair)])
+
+    def _without(self, without: bool) -> dict:
+        """The variant of a MatchTable without outlier positions."""
+        return {"without": without_name(self.profile)} if without else {}
+
+    def _places(self, pair, untrained_seed: int | None, without: bool = False) -> list[tuple[Path, dict]]:
+        of_all = ({} if untrained_seed is None else {"untrained": untrained_seed}) | self._without(without)
         variants = [of_all]
-        if self.profile.modality(pair) == "text":
+        if not without and self.profile.modality(pair) == "text":
             variants.append({**of_all, "thinned": self.profile.positions.t})
         return [self._place(pair, variant) for variant in variants]
 
@@ -153,6 +188,16 @@ class Study(Shown):
             peaks = [group["text"][group[a].idxmax()] for _, group in table.groupby("example")]
             rows.append({"A": a, "B": b, "r": match.correlation, "peaks on": "  ".join(map(repr, peaks))})
         return pd.DataFrame(rows), examples
+
+
+def _why_stale(places: list[tuple[Path, dict]]) -> dict[Path, str | None]:
+    return {path: why_stale(path, made_with | made_by(__name__)) for path, made_with in places}
+
+
+def without_name(profile: Profile) -> str:
+    """What a MatchTable's name says of the outlier positions that it is without: how many first ones, and above which size."""
+    asked = profile.positions.outliers
+    return f"{asked.first or 0}-{asked.size or 0}"
 
 
 def _first(amount: int | None) -> dict:

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from rosetta.matching import nulls, positions
+from rosetta.matching import nulls, outliers, positions
 from rosetta.matching.batches import HeldBatches
 from rosetta.results import keep
 from rosetta.studies.matches import Study
@@ -81,7 +81,7 @@ def by_thinning(study: Study) -> pd.DataFrame:
 
     def measure() -> pd.DataFrame:
         matched = _matched(study)
-        everything = max(one.over for one in matched)
+        everything = _most(matched)
         table = pd.DataFrame([
             _thinned(t, [one for one in matched if one.over == (t or everything)], study.profile.nulls.quantile)
             for t in (None, *shown)
@@ -117,38 +117,87 @@ def rule_for_t(thinnings: pd.DataFrame) -> float:
 
 
 def by_outliers(study: Study) -> pd.DataFrame:
-    """What a few positions of enormous activation, planted in both models, do to every count.
+    """What a few positions of enormous activation, planted in both models, do to every count, and what leaving them out does.
+
+    They are left out by the profile's rule, from what the planted activations show of themselves.
 
     Returns
     -------
     DataFrame
         ``share`` of the positions and ``size`` in standard deviations (0: none planted), ``aligned`` and ``permuted``
-        pairs (of the first permutation), and both models' participation ratios, ``directions_a`` and ``directions_b``.
+        pairs (of the first permutation), and both models' participation ratios, ``directions_a`` and ``directions_b``;
+        ``found``: the share of the positions that are larger than the profile's size (NaN: it has none); how many positions
+        are ``left``; and ``left_aligned``, ``left_permuted``, ``left_directions_a`` and ``left_directions_b`` over those. With none
+        planted, ``untrained`` and ``left_untrained`` as well: means over the seeds.
     """
-    planted, seed = study.profile.positions.planted, study.profile.nulls.permutation_seeds[0]
+    settings, seed = study.profile.positions, study.profile.nulls.permutation_seeds[0]
 
-    def row(batches: HeldBatches, share: float, size: float, aligned: pd.DataFrame, permuted: pd.DataFrame) -> dict:
-        directions_a, directions_b = map(positions.participation_ratio, batches[0])
-        counts = {"aligned": len(aligned), "permuted": len(permuted)}
-        return {"share": share, "size": size, **counts, "directions_a": directions_a, "directions_b": directions_b}
+    def counted(batches: HeldBatches, tables: dict | None = None) -> dict:
+        tables = tables or {"aligned": study.match(batches), "permuted": study.match(_permuted(batches, seed))}
+        return {what: len(table) for what, table in tables.items()}
+
+    def row(batches: HeldBatches, of_all: dict | None = None, of_left: dict | None = None) -> dict:
+        sizes, kept = _left(study, batches)
+        left = positions.selected(batches, kept)
+        counts = {**counted(left, of_left), **outliers.survey(left, device=study.device).attrs}
+        return {
+            **counted(batches, of_all), **sizes.attrs,
+            "found": np.nan if settings.outliers.size is None else outliers.outlying(sizes, settings.outliers.size).mean(),
+            "left": int(kept.sum()), **{f"left_{what}": value for what, value in counts.items()},
+        }  # fmt: skip
 
     def measure() -> pd.DataFrame:
-        matched = _matched(study)
-        everything = {(one.what, one.draw): one.table for one in matched if one.over == max(m.over for m in matched)}
-        trained = _held(study)
-        rows = [row(trained, 0, 0, everything["aligned", 0], everything["permuted", seed])]
-        for share, size in product(planted.shares, planted.sizes):
-            batches = positions.planted(trained, share, size, study.profile.seed)
-            rows.append(row(batches, share, size, study.match(batches), study.match(_permuted(batches, seed))))
+        matched, trained = _matched(study), _held(study)
+        of_all, of_left = (
+            {one[1:3]: one.table for one in matched if one.over == over} for over in (_most(matched), LEFT)
+        )
+        firsts = [{"aligned": of["aligned", 0], "permuted": of["permuted", seed]} for of in (of_all, of_left)]
+        rows = [{"share": 0, "size": 0, **row(trained, *firsts)}]
+        for name, of in {"untrained": of_all, "left_untrained": of_left}.items():
+            rows[0][name] = np.mean([len(table) for (what, _), table in of.items() if what == "untrained"])
+        for share, size in product(settings.planted.shares, settings.planted.sizes):
+            rows.append(
+                {"share": share, "size": size, **row(positions.planted(trained, share, size, study.profile.seed))}
+            )
         return pd.DataFrame(rows)
 
-    return _kept(study, "by_outliers", planted.model_dump(), measure)
+    parameters = settings.planted.model_dump() | {"outliers": settings.outliers.model_dump()}
+    return _kept(study, "by_outliers", parameters, measure)
+
+
+def outlying(study: Study, pair: tuple[str, str]) -> pd.DataFrame:
+    """How two models' positions are spread: in how many directions, and what those are that are larger than the profile's size.
+
+    Returns
+    -------
+    DataFrame
+        A row a model: ``model, neurons, positions``, ``directions`` (participation ratio, of at most `outliers.NEURONS`
+        neurons), ``largest`` size of a position, the share that is ``outlying``, of these the share that are the ``first`` of
+        their sequence (NaN: there are none), and the three most frequent texts, ``what``, with their numbers.
+    """
+    sizes, size = study.sizes(pair), study.profile.positions.outliers.size
+    rows = []
+    for side, name in zip("ab", pair, strict=True):
+        of = sizes[f"size_{side}"].to_numpy()
+        found = of > (np.inf if size is None else size)
+        texts = outliers.described(study.pieces(pair), found)
+        rows.append({
+            "model": name, "neurons": study.profile.models[name].neurons, "positions": len(of),
+            "directions": sizes.attrs[f"directions_{side}"], "largest": of.max(), "outlying": found.mean(),
+            "first": texts["first"].sum() / found.sum() if found.any() else np.nan,
+            "what": "  ".join(f"{one.text!r} x {one.count}" for one in texts.head(3).itertuples(index=False)),
+        })  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+#: Of positions: those that are left without outliers.
+LEFT = "left"
 
 
 class Matched(NamedTuple):
-    """What is matched over some positions: the first so many, or those that thinning with a t (a float) keeps of all."""
+    """What is matched over some positions: the first so many, those that thinning with a t (a float) keeps of all, or `LEFT`."""
 
-    over: int | float
+    over: int | float | str
     what: str  # aligned, untrained, permuted or shifted
     draw: int
     table: pd.DataFrame
@@ -165,6 +214,9 @@ def _matched(study: Study) -> list[Matched]:
         rows = {budget: slice(budget) for budget in sorted(min(budget, available) for budget in settings.budgets)}
         for t in sorted(settings.shown, reverse=True):
             rows[t] = positions.thinning(study.pieces(settings.pair), t, study.profile.seed)[:available]
+        if untrained_seed is None:
+            _, left = _left(study, batches)
+        rows[LEFT] = left
         for over, some in rows.items():
             some = positions.selected(batches, some)
             if untrained_seed is not None:
@@ -180,6 +232,19 @@ def _matched(study: Study) -> list[Matched]:
                     for by in (over * part // parts for part in range(1, parts))
                 ]
     return found
+
+
+def _most(matched: list[Matched]) -> int:
+    """All positions that are held."""
+    return max(one.over for one in matched if isinstance(one.over, int))
+
+
+def _left(study: Study, batches: HeldBatches) -> tuple[pd.DataFrame, np.ndarray]:
+    """How large held positions are, and which of them the profile's rule leaves."""
+    asked, pieces = study.profile.positions.outliers, study.pieces(study.profile.positions.pair)
+    sizes = outliers.survey(batches, device=study.device)
+    firsts = outliers.first_positions(pieces, asked.first or 0)[: len(sizes)]
+    return sizes, outliers.left(firsts, sizes, asked.size)
 
 
 def _permuted(batches: HeldBatches, seed: int) -> nulls.Permuted:

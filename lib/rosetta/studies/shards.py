@@ -10,12 +10,15 @@ The jobs are Snakemake's (``workflow/shards.smk``). Each is a command::
     rosetta.studies.shards PROFILE RESULTS A B --join screen.* --to screened          the whole round
     rosetta.studies.shards PROFILE RESULTS A B --after screened --shard 1-of-2 --to verify.1
     rosetta.studies.shards PROFILE RESULTS A B --after screened --join verify.*       the MatchTables
+
+With ``--without`` all this is over the positions that are no outliers, whose sizes ``--sizes`` makes before.
 """
 
 import argparse
 import logging
 from collections.abc import Generator, Sequence
-from itertools import islice
+from functools import partial
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +28,13 @@ import pandas as pd
 from rosetta.matching import rounds
 from rosetta.matching.batches import AlignedBatches
 from rosetta.matching.mutual import chosen, match_table, matching
+from rosetta.matching.outliers import Selected
 from rosetta.matching.positions import thinning
 from rosetta.matching.rates import PRESETS
 from rosetta.matching.rounds import Round
 from rosetta.profiles.profile import Profile
 from rosetta.results import made_by
-from rosetta.studies.matches import Study
+from rosetta.studies.matches import Study, without_name
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +49,8 @@ class Job:
         Two models of its profile.
     untrained_seed : int, optional
         Of untrained networks in their place.
+    without : bool
+        Over the positions that are left without outliers.
 
     Attributes
     ----------
@@ -54,11 +60,14 @@ class Job:
         The running number of the segment or image that each position lies in.
     kept : bool [positions] or None
         Which of them are left when frequent spans of text are thinned.
+    left : bool [positions] or None
+        Which of them are read: without outliers, or all.
     """
 
-    def __init__(self, study: Study, pair: tuple[str, str], untrained_seed: int | None = None):
-        self.study, self.pair, self.untrained_seed = study, pair, untrained_seed
-        self.parameters = parameters(study, pair, untrained_seed)
+    def __init__(self, study: Study, pair: tuple[str, str], untrained_seed: int | None = None, without: bool = False):
+        self.study, self.pair, self.untrained_seed, self.without = study, pair, untrained_seed, without
+        self.parameters = parameters(study, pair, untrained_seed, without)
+        self.left = study.left(pair) if without else None
         if study.profile.modality(pair) == "images":
             self.kept, self.piece = None, np.repeat(np.arange(study.amount(pair)), study.cells(pair))
             return
@@ -70,6 +79,8 @@ class Job:
                 yield piece
 
         self.kept = thinning(counted(), study.profile.positions.t, study.profile.seed)
+        if without:  # no thinned twin
+            self.kept = None
         self.piece = np.repeat(np.arange(len(sizes)), sizes)
 
     def share(self, number: int, of: int, after: Sequence[Path], to: Path) -> None:
@@ -124,7 +135,8 @@ class Job:
         ValueError
             As `join`.
         """
-        return self.study.keep_all(self.pair, self.untrained_seed, lambda: self._matched(shares, after))
+        made = partial(self._matched, shares, after)
+        return self.study.keep_all(self.pair, self.untrained_seed, lambda: made(), self.without)
 
     def _matched(self, shares: Sequence[Path], after: Sequence[Path]) -> tuple[pd.DataFrame, ...]:
         way, choice = self.way()
@@ -154,7 +166,7 @@ class Job:
             # By one device's rates, wherever this runs: all jobs of a match must choose alike.
             rates = PRESETS["H200"]
             method, settings, why = chosen(
-                *sizes, len(self.piece), memory, rates, methods, twin=self.kept is not None, **settings
+                *sizes, self.positions, memory, rates, methods, twin=self.kept is not None, **settings
             )
             choice = {"why": why}
         k = self.study.profile.k_of(self.pair)
@@ -176,26 +188,33 @@ class Job:
         """An empty round, with all shares added."""
         for i, path in enumerate(shares, 1):
             whole.join(whole.empty().restore(path, **self.parameters, round=number, shard=[i, len(shares)]))
-        if whole.positions != len(self.piece):
+        if whole.positions != self.positions:
             raise ValueError(
                 f"{len(shares)} shards of {self.pair[0]} and {self.pair[1]} hold {whole.positions} positions; the text has "
-                f"{len(self.piece)}"
+                f"{self.positions}"
             )
         return whole
 
+    @property
+    def positions(self) -> int:
+        """How many are read."""
+        return len(self.piece) if self.left is None else int(self.left.sum())
+
     def _fill(self, empty: Round, batches: AlignedBatches, keys: np.ndarray) -> None:
         """Add all batches to a round; `keys` are those of their positions."""
+        if self.left is not None:
+            batches, keys = Selected(batches, self.left[keys]), keys[self.left[keys]]
         for a, b in batches:
             here = keys[empty.positions : empty.positions + len(a)]
             empty.update(a, b, here, *([] if self.kept is None else [self.kept[here]]))
 
 
-def parameters(study: Study, pair: tuple[str, str], untrained_seed: int | None) -> dict:
+def parameters(study: Study, pair: tuple[str, str], untrained_seed: int | None, without: bool = False) -> dict:
     """All that the rounds of a match depend on."""
     profile = study.profile
     return study.parameters(pair) | made_by(__name__) | {
         "k": profile.k_of(pair), "untrained": untrained_seed, "thinned": profile.positions.t, "memory_gb": profile.memory_gb,
-        "matching": profile.matching.model_dump(),
+        "matching": profile.matching.model_dump(), "without": without and without_name(profile),
     }  # fmt: skip
 
 
@@ -219,13 +238,15 @@ def stale(profile: Profile, results: str | Path, remove: bool = True) -> list[st
     anywhere = {name: spec._replace(device=None) for name, spec in profile.models.items()}  # no job runs here
     study, names = Study(profile.model_copy(update={"device": "cpu", "models": anywhere}), results), []
     for pair in profile.pairs:
-        for seed in (None, *profile.nulls.untrained_seeds):
-            reasons = study.why_stale(pair, seed)
+        both = (False, True) if profile.without_outliers(pair) else (False,)
+        for seed, without in product((None, *profile.nulls.untrained_seeds), both):
+            reasons = study.why_stale(pair, seed, without)
             if not any(reasons.values()):
                 continue
-            name, expected = next(iter(reasons)).stem, parameters(study, pair, seed)
+            name, expected = next(iter(reasons)).stem, parameters(study, pair, seed, without)
             shards = (study.folder / "shards" / name).glob("*.safetensors")
             reasons |= {path: rounds.unusable(path, **expected) for path in shards}
+            reasons |= study.why_sizes_stale(pair) if without else {}
             for path, reason in reasons.items():
                 if reason and remove and path.exists():
                     logger.warning("%s %s; it is made again", path, reason)
@@ -240,13 +261,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("profile", "results", "a", "b"):
         parser.add_argument(name)
     parser.add_argument("--untrained", type=int, metavar="SEED")
+    parser.add_argument("--without", action="store_true", help="over the positions that are no outliers")
     parser.add_argument("--after", nargs="+", type=Path, default=[], metavar="ROUND", help="the rounds before, joined")
     parser.add_argument("--to", type=Path, metavar="FILE", help="what is made; the MatchTables without")
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--shard", metavar="I-of-N", help="the share to read")
     what.add_argument("--join", nargs="+", type=Path, metavar="SHARE", help="all shares of a round")
+    what.add_argument("--sizes", action="store_true", help="how large each position is in the trained models")
     given = parser.parse_args(arguments)
-    job = Job(Study(given.profile, given.results), (given.a, given.b), given.untrained)
+    if given.sizes:
+        Study(given.profile, given.results).sizes((given.a, given.b))
+        return
+    job = Job(Study(given.profile, given.results), (given.a, given.b), given.untrained, given.without)
     if given.shard:
         job.share(*map(int, given.shard.split("-of-")), given.after, given.to)
     elif given.to:
