@@ -42,7 +42,7 @@ def test_questions_are_counted_as_the_notebooks_ask_them(paper, monkeypatch):
     prompt = len("".join(labels.read_prompt()[1:])) / 4
     for row, models in zip(asked[len(verdicts) :], (2, 1, 3, 2, 1), strict=True):
         tokens = row["requests"] * (prompt + models * views + 150) / 1e6
-        assert row["what"].endswith(f", {tokens:,.2g}M tokens")
+        assert row["what"].endswith(f", {tokens:,.3g}M tokens")
 
 
 def test_what_is_asked_depends_on_how_much_is_shown_and_by_which_prompt(paper, tmp_path):

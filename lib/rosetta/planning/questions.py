@@ -45,7 +45,7 @@ def requests(profile: Profile) -> list[dict]:
         (scorer, "labels of a layer's other neurons (07)"): (profile.models[scorer].mlp_width, 1),
     }
     return rows + [
-        {"run": run, "what": f"{what}, {asked_about(profile, *count) / 1e6:,.2g}M tokens", "requests": count[0]}
+        {"run": run, "what": f"{what}, {asked_about(profile, *count) / 1e6:,.3g}M tokens", "requests": count[0]}
         for (run, what), count in by_run.items()
     ]
 
