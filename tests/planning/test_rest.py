@@ -31,6 +31,21 @@ def test_each_model_is_there_once(paper):
     assert contexts.is_unique and {"opt-6.7b", "pythia-6.9b"} <= {*contexts}
 
 
+def test_sizes_of_positions_by_hand(paper, micro):
+    assert not (rest.others(micro, H200)["what"] == "sizes of positions").any()  # of its example pair only
+    table = rest.others(paper, H200)
+    of_pairs = table[table["what"] == "sizes of positions"].set_index("run")
+    assert list(of_pairs.index) == [" + ".join(pair) for pair in paper.of("text")[1]]
+    pair = ("opt-30b", "qwen2.5-32b")
+    row = of_pairs.loc[" + ".join(pair)]
+    once = rest.reading(paper, pair, paper.tokens)
+    assert row.tokens == 2 * paper.tokens  # for means, and for sizes
+    assert row.flop == pytest.approx(2 * once.flop + 2 * 2 * 5_000**2 * paper.tokens)
+    first = paper.positions.outliers.model_copy(update={"size": None})
+    first = paper.model_copy(update={"positions": paper.positions.model_copy(update={"outliers": first})})
+    assert not (rest.others(first, H200)["what"] == "sizes of positions").any()  # known from the text
+
+
 def test_kurtosis_and_contexts_by_hand(micro):
     table = rest.others(micro, H200).set_index(["run", "what"])
     of = size(micro.models["opt-64x4"])

@@ -57,6 +57,34 @@ def test_a_null_over_fewer_positions_has_the_aligned_count_beside_it(paper):
     assert list(of_images["draws"]) == [1, 3, 3, 3, 1]
 
 
+def test_where_outliers_are_left_out_every_variant_of_text_is_drawn_again_without_them(paper):
+    node = Node.named("H200")
+    assert draws(paper, paper.pairs[0]) == {
+        "trained": 1, "untrained": 3, "permuted": 3, "same positions": 1, "trained, without outliers": 1,
+        "untrained, without outliers": 3, "permuted, without outliers": 3, "same positions, without outliers": 1,
+    }  # fmt: skip
+    of_images = paper.of("images")[1]
+    assert not any("without" in variant for pair in of_images for variant in draws(paper, pair))
+    table = matchings(paper, node).set_index(["run", "variant"])
+    for pair in paper.of("text")[1]:
+        of_pair = table.loc[" + ".join(pair)]
+        for variant in ("trained", "untrained", "permuted", "same positions"):
+            whole, left = of_pair.loc[variant], of_pair.loc[f"{variant}, without outliers"]
+            assert left.positions == whole.positions and 0 < left.seconds <= whole.seconds  # no thinned twin
+            assert left.seconds == whole.seconds or variant in ("trained", "untrained")
+    noise = candidates(paper, paper.pairs[0], "permuted, without outliers")
+    assert set(noise) == {"exact", "bfloat16"}
+
+
+def test_readings_are_shared_with_what_is_matched_without_outliers(micro):
+    asked = micro.positions.outliers.model_copy(update={"curves": True})
+    both = micro.model_copy(update={"positions": micro.positions.model_copy(update={"outliers": asked})})
+    pair, once = ("pythia-64x4", "opt-64x4"), reading(micro, ("pythia-64x4", "opt-64x4"), 40_000).float32
+    for variant, part in {"trained": 8, "permuted, without outliers": 8, "untrained, without outliers": 1}.items():
+        assert held_bytes(both, pair, variant)
+        assert candidates(both, pair, variant)["exact"].stages[0].float32 == pytest.approx(once / part)
+
+
 def test_a_run_by_hand(micro):
     node, pair = Node.named("H200"), ("pythia-192x6", "opt-192x6")
     found = candidates(micro, pair, "untrained")["exact"]

@@ -71,7 +71,9 @@ def test_counts_without_outliers_stand_beside_those_over_all_positions_where_the
     assert table.iloc[: len(of_all)].equals(of_all)
     assert table["pairs"]["without outliers: trained, all (the paper's count)"] == point["without"]
     assert table["pairs"]["without outliers: trained, strict"] == point["without_strict"]
-    assert {"without", "without_strict"} <= {*counts.fits(pd.concat([counts.points(one)] * 2))["count"]}
+    points = pd.DataFrame([{"curve": "one", **point, "neurons": n} for n in (256, 512)])
+    fits = counts.fits(points).set_index("count")["alpha"]
+    assert {"without", "without_strict"} <= {*fits.index} and fits["without"] == pytest.approx(0, abs=1e-9)
 
 
 def test_a_permuted_null_over_fewer_positions_is_scaled_to_those_that_are_counted_over(profile, tmp_path):

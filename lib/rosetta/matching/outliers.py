@@ -171,7 +171,7 @@ def described(pieces: Iterable[Segment], found: np.ndarray) -> pd.DataFrame:
     Returns
     -------
     DataFrame
-        ``text`` (bytes that are no UTF-8 replaced), ``count``, and of these how many are the ``first`` of their sequence.
+        ``text`` (bytes that are no UTF-8 as escapes), ``count``, and of these how many are the ``first`` of their sequence.
     """
     rows, start = [], 0
     for piece in pieces:

@@ -47,7 +47,7 @@ def check(plans: Sequence[Plan]) -> None:
 
 def refusals(one: Plan) -> dict[str, str]:
     """For each run that does not fit, where, by how much, and what would do; of its variants the one that lacks most."""
-    worst = one.lacking.sort_values("missing", ascending=False).drop_duplicates("run").sort_index()
+    worst = one.lacking.sort_values("missing", ascending=False, kind="stable").drop_duplicates("run").sort_index()
     return {row.run: _refusal(one, row) for row in worst.itertuples()}
 
 

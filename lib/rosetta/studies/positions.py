@@ -136,8 +136,8 @@ def by_outliers(study: Study) -> pd.DataFrame:
         tables = tables or {"aligned": study.match(batches), "permuted": study.match(_permuted(batches, seed))}
         return {what: len(table) for what, table in tables.items()}
 
-    def row(batches: HeldBatches, of_all: dict | None = None, of_left: dict | None = None) -> dict:
-        sizes, kept = _left(study, batches)
+    def row(batches: HeldBatches, rule: tuple, of_all: dict | None = None, of_left: dict | None = None) -> dict:
+        sizes, kept = rule
         left = positions.selected(batches, kept)
         counts = {**counted(left, of_left), **outliers.survey(left, device=study.device).attrs}
         return {
@@ -152,13 +152,12 @@ def by_outliers(study: Study) -> pd.DataFrame:
             {one[1:3]: one.table for one in matched if one.over == over} for over in (_most(matched), LEFT)
         )
         firsts = [{"aligned": of["aligned", 0], "permuted": of["permuted", seed]} for of in (of_all, of_left)]
-        rows = [{"share": 0, "size": 0, **row(trained, *firsts)}]
+        rows = [{"share": 0, "size": 0, **row(trained, _trained_left(study), *firsts)}]
         for name, of in {"untrained": of_all, "left_untrained": of_left}.items():
             rows[0][name] = np.mean([len(table) for (what, _), table in of.items() if what == "untrained"])
         for share, size in product(settings.planted.shares, settings.planted.sizes):
-            rows.append(
-                {"share": share, "size": size, **row(positions.planted(trained, share, size, study.profile.seed))}
-            )
+            batches = positions.planted(trained, share, size, study.profile.seed)
+            rows.append({"share": share, "size": size, **row(batches, _left(study, batches))})
         return pd.DataFrame(rows)
 
     parameters = settings.planted.model_dump() | {"outliers": settings.outliers.model_dump()}
@@ -214,18 +213,15 @@ def _matched(study: Study) -> list[Matched]:
         rows = {budget: slice(budget) for budget in sorted(min(budget, available) for budget in settings.budgets)}
         for t in sorted(settings.shown, reverse=True):
             rows[t] = positions.thinning(study.pieces(settings.pair), t, study.profile.seed)[:available]
-        if untrained_seed is None:
-            _, left = _left(study, batches)
-        rows[LEFT] = left
+        _, rows[LEFT] = _trained_left(study)
         for over, some in rows.items():
             some = positions.selected(batches, some)
             if untrained_seed is not None:
                 found.append(Matched(over, "untrained", untrained_seed, study.match(some)))
                 continue
             found.append(Matched(over, "aligned", 0, study.match(some)))
-            found += [
-                Matched(over, "permuted", seed, study.match(_permuted(some, seed))) for seed in seeds.permutation_seeds
-            ]
+            drawn = seeds.permutation_seeds[: 1 if over == LEFT else None]  # the one that `by_outliers` shows
+            found += [Matched(over, "permuted", seed, study.match(_permuted(some, seed))) for seed in drawn]
             if isinstance(over, int):
                 found += [
                     Matched(over, "shifted", by, study.match(positions.shifted(some, by)))
@@ -245,6 +241,12 @@ def _left(study: Study, batches: HeldBatches) -> tuple[pd.DataFrame, np.ndarray]
     sizes = outliers.survey(batches, device=study.device)
     firsts = outliers.first_positions(pieces, asked.first or 0)[: len(sizes)]
     return sizes, outliers.left(firsts, sizes, asked.size)
+
+
+@lru_cache(maxsize=1)
+def _trained_left(study: Study) -> tuple[pd.DataFrame, np.ndarray]:
+    """The same of the trained models as they are, for the untrained as well."""
+    return _left(study, _held(study))
 
 
 def _permuted(batches: HeldBatches, seed: int) -> nulls.Permuted:
