@@ -2,4 +2,4 @@
 
 from rosetta.studies.matches import Study
 
-__all__ = ["Study", "counts", "explorer", "positions", "properties", "simulations", "table1"]
+__all__ = ["Study", "counts", "explorer", "positions", "properties", "scorecard", "simulations", "table1"]
