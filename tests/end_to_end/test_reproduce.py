@@ -81,7 +81,7 @@ def test_the_summary_names_the_exponent_of_each_curve(smoke_run, profile):
         slope = stats.linregress(np.log(group.neurons), np.log(group.raw)).slope
         assert any(line.startswith(curve) and f"alpha = {slope:.2f}" in line for line in text.splitlines())
     assert str(smoke_run / "figures") in text
-    notebooks = 6 + len(profile.anchors)  # one a point, and those beside 02
+    notebooks = 7 + len(profile.anchors)  # one a point, and those beside 02
     assert re.search(rf"^time +\d+\.\d min for {notebooks} notebooks$", text, re.MULTILINE)
     memory = re.search(r"^memory +(\d+\.\d\d) GiB at most, 0\d_", text, re.MULTILINE)
     assert 0.3 < float(memory[1]) < 8

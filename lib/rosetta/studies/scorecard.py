@@ -4,18 +4,27 @@ All of it is computed from the tables that the other notebooks write; the rules 
 """
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import pandas as pd
 
+from rosetta import marked
 from rosetta.studies.claims import filters, judges, scaling, selectivity, theory
-from rosetta.studies.claims.claim import VERDICTS, Claim, Finding, Tables
+from rosetta.studies.claims.claim import VERDICTS, Absent, Claim, Finding, Tables
+from rosetta.studies.claims.scaling import EXPONENTS
 from rosetta.studies.claims.sentences import IMAGES, TEXT, cells
+
+__all__ = [
+    "CLAIMS", "EXPONENTS", "Absent", "Tables", "describe", "figures", "findings", "readme_table", "rules", "scorecard", "verdicts",
+]  # fmt: skip
 
 CLAIMS: dict[str, Claim] = {
     claim.name: claim for module in (scaling, selectivity, judges, filters, theory) for claim in module.CLAIMS
 }
 PARTS = ("text", "images", "theory", "filtering")
+#: What the README's tables of claims are headed by, and what stands before them.
 HEADS = {"text": "the paper", "images": "the paper, of models of images"}
+MARKS = {part: marked.begin(f"claims of {part}", "make figures") for part in HEADS}
 
 
 def scorecard(tables: Tables) -> pd.DataFrame:
@@ -70,3 +79,8 @@ def readme_table(part: str, tables: Tables) -> str:
     """The table of claims of the README, of text or of images, in Markdown."""
     rows = cells({"text": TEXT, "images": IMAGES}[part], part, tables, CLAIMS)
     return "\n".join(["| " + HEADS[part] + " | here |", "|---|---|", *(f"| {says} | {here} |" for says, here in rows)])
+
+
+def describe(readme: Path, tables: Tables) -> None:
+    """Put both tables of claims into the README, after their marks."""
+    marked.fill(readme, {mark: readme_table(part, tables) for part, mark in MARKS.items()})
