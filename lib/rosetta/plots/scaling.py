@@ -158,7 +158,7 @@ def exponents(fits: pd.DataFrame, reported: tuple[float, float]) -> Figure:
     figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(fits) + 1.5))
     y = np.arange(len(fits))[::-1]
     axes.axvspan(*reported, color=GREEN, alpha=0.18, label="reported there")
-    axes.axvline(1, color=GREY, linestyle=":", label="as many more as there are neurons")
+    axes.axvline(1, color=GREY, linestyle=":", label="the share stays")
     bars = {"xerr": style.interval(fits, "alpha", "alpha_low", "alpha_high"), "capsize": 4}
     axes.errorbar(fits["alpha"], y, fmt="o", color=BLUE, label="measured here, 95%", **bars)
     axes.set_yticks(y, fits["curve"].map(label))

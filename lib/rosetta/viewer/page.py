@@ -99,7 +99,7 @@ def write(path: str | Path, neurons: Sequence[RosettaNeuron], title: str, note: 
     # None of these is part of JSON's own syntax, so each stands in a string, where an escape means the same.
     data = re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", data)
     template = TEMPLATE.read_text(encoding="utf-8")
-    page = _fill(template, title=html.escape(title), note=html.escape(note), data=data)
+    page = fill(template, title=html.escape(title), note=html.escape(note), data=data)
     page = re.sub("[\ud800-\udfff]", "\ufffd", page)  # half a surrogate pair has no UTF-8 form
     path = Path(path)
     write_whole(path, lambda temporary: temporary.write_bytes(page.encode()))
@@ -116,11 +116,14 @@ def address(page: Path, executed: Path) -> str:
     return quote(Path(os.path.relpath(page, Path(notebook).parent if notebook else executed)).as_posix())
 
 
-def _fill(template: str, **texts: str) -> str:
-    """The template with its ``{{...}}`` filled in, in one pass: a text that itself holds ``{{data}}`` stays as it is."""
+def fill(template: str, **texts: str) -> str:
+    """The template with its ``{{...}}`` filled in, in one pass: a text that itself holds ``{{data}}`` stays as it is.
+
+    ``{{style_hash}}`` and ``{{script_hash}}`` are those of its style and its script, if it has one, for its policy.
+    """
     for tag in ("style", "script"):
-        content = re.search(f"<{tag}>(.*?)</{tag}>", template, re.DOTALL)[1]
-        texts[f"{tag}_hash"] = "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        if found := re.search(f"<{tag}>(.*?)</{tag}>", template, re.DOTALL):
+            texts[f"{tag}_hash"] = "sha256-" + base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
     return re.sub(r"\{\{(\w+)\}\}", lambda found: texts[found[1]], template)
 
 
