@@ -79,7 +79,7 @@ def _data(study: Study) -> Iterator[tuple[str, str]]:
     yield f"text, {study.profile.corpus['kind']}", hashlib.sha256(state.encode()).hexdigest()
     if study.profile.images:
         real = study.profile.images.real
-        yield "images", f"{real} {scenes.digest()}" if real["kind"] == "scenes" else str(real)
+        yield f"images, {real['kind']}", scenes.digest() if real["kind"] == "scenes" else str(real)
 
 
 def _seeds(section: dict, within: str = "") -> Iterator[tuple[str, str]]:
@@ -88,7 +88,7 @@ def _seeds(section: dict, within: str = "") -> Iterator[tuple[str, str]]:
         if isinstance(value, dict):
             yield from _seeds(value, f"{within}{key}.")
         elif "seed" in str(key):
-            yield f"{within}{key}", str(value)
+            yield f"{within}{key}", ", ".join(map(str, value if isinstance(value, list | tuple) else [value]))
 
 
 def shown(study: Study) -> list[Path]:
