@@ -47,6 +47,9 @@ BY_THINNING = pd.DataFrame({
 BY_OUTLIERS = pd.DataFrame(
     {"aligned": [9, 3], "permuted": [20, 0], "directions_a": [50.0, 2.0], "directions_b": [40.0, 1.5]}
 )
+EXPONENTS = pd.DataFrame({
+    "curve": ["pythia-opt", "opt-qwen"], "alpha": [0.6, 0.8], "alpha_low": [0.4, np.nan], "alpha_high": [0.9, np.nan],
+})  # fmt: skip
 PREDICTIONS = pd.DataFrame(
     {
         "curve": ["pythia-opt", "opt-qwen"],
@@ -227,6 +230,10 @@ CASES = {
         ["trained", "untrained", "permuted", "trained, mean", "untrained, null quantile", "permuted, null quantile",
          r"as $1\,/\sqrt{\mathrm{positions}}$",
          "trained", "trained, above both nulls", "untrained", "trained", "permuted"],
+    ),
+    "exponents": (
+        lambda: plots.exponents(EXPONENTS, (0.5, 0.7)),
+        {r"exponent $\alpha$ of the raw count"}, ["reported there", "the share stays", "measured here, 95%"],
     ),
     "predictions": (
         lambda: plots.predictions(PREDICTIONS),
@@ -435,6 +442,16 @@ def test_the_sweep_and_the_predictions_are_drawn_as_given():
     np.testing.assert_allclose(points, [[90, 1], [50, 0]])
     np.testing.assert_allclose(bars[:, :, 0], [[70, 120], [20, 80]])
     np.testing.assert_allclose(labelled(axes, "measured").get_xydata(), [[95, 1], [30, 0]])
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Pythia–OPT", "OPT–Qwen"]
+
+
+def test_exponents_lie_beside_the_papers_range_without_a_bar_where_there_is_no_interval():
+    axes = draw("exponents").axes[0]
+    points, bars = points_and_bars(axes.containers[0])
+    np.testing.assert_allclose(points, [[0.6, 1], [0.8, 0]])
+    np.testing.assert_allclose(bars[:, :, 0], [[0.4, 0.9], [0.8, 0.8]])
+    band = labelled(axes, "reported there")
+    np.testing.assert_allclose([band.get_x(), band.get_x() + band.get_width()], [0.5, 0.7])
     assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Pythia–OPT", "OPT–Qwen"]
 
 

@@ -119,7 +119,8 @@ def test_claims_of_exponents(planted, name, rows, holds):
 
 def test_two_sizes_have_no_interval_and_tell_nothing(planted):
     two = (0.6, np.nan, np.nan, 1.0, np.nan, np.nan)
-    assert {planted(name, fits=fitted(two)).verdict for name in ("law", "sublinear", "range")} == {OPEN}
+    found = [planted(name, fits=fitted(two)) for name in ("law", "r2", "sublinear", "range")]
+    assert {(one.verdict, one.why) for one in found} == {(OPEN, "too few sizes for an interval")}
 
 
 @pytest.mark.parametrize(
@@ -303,6 +304,11 @@ def test_published_shares_are_those_of_the_published_counts(published):
         shares = counts.shares(published.of(part)["points"])
         pd.testing.assert_frame_equal(shares, published.of(part)["shares"])
         pd.testing.assert_frame_equal(counts.share_fits(shares), published.of(part)["share_fits"])
+
+
+def test_the_published_scorecard_is_that_of_the_published_tables(card):
+    kept = pd.read_csv(ROOT / "figures" / "scorecard.csv", keep_default_na=False)
+    pd.testing.assert_frame_equal(kept.astype(str), card.reset_index()[list(kept)].astype(str))
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -108,7 +108,11 @@ class Claim(NamedTuple):
             found = self.rule(tables.of("images" if self.part == "images" else "text"), *self.arguments)
         except Absent as absent:
             return Finding(None, why=str(absent))
-        return found._replace(why=found.why or "an interval reaches to both sides") if found.holds is None else found
+        if found.holds is not None:
+            return found
+        bare = all(np.isnan(figure.low) for figure in found.figures)
+        open_ = "too few sizes for an interval" if bare else "an interval reaches to both sides"
+        return found._replace(why=found.why or open_)
 
 
 def told(value: float, low: float = np.nan, high: float = np.nan, form: str = ".2f") -> str:

@@ -78,7 +78,13 @@ def r2(tables: Tables) -> Finding:
     0.99."""
     fitted = raw(tables)
     under = [below(*ends, R2) for ends in intervals(fitted, "r2")]
-    holds = False if True in under else True if (fitted["r2"] >= R2 - 0.005).all() and len(fitted) else None
+    holds = (
+        False
+        if True in under
+        else True
+        if ((fitted["r2"] >= R2 - 0.005) & (fitted["r2_high"] >= R2)).all() and len(fitted)
+        else None
+    )
     return Finding(holds, _figures(fitted, "r2", ".3f"))
 
 
