@@ -13,9 +13,9 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from scipy import stats
 
+from rosetta import report
 from rosetta.models.load import ROOT
 from rosetta.profiles import Profile, load
-from rosetta.report import page, summary
 from rosetta.studies.matches import Study
 
 FIGURES = [
@@ -74,7 +74,7 @@ def test_the_figures_are_there_and_not_blank(smoke_run, name):
 
 
 def test_the_summary_names_the_exponent_of_each_curve(smoke_run, profile):
-    text = summary(Study(profile, smoke_run.parent))
+    text = report.summary(Study(profile, smoke_run.parent))
     points = pd.read_csv(smoke_run / "tables" / "points.csv")
     for curve, group in points.groupby("curve"):
         if len(group) == 1:
@@ -160,5 +160,5 @@ def test_no_text_or_name_becomes_more_than_text_in_the_explorer(smoke_run, shown
 
 
 def test_no_text_or_name_becomes_more_than_text_in_the_page_of_the_run(smoke_run, profile, shown):
-    text = shown(page(Study(profile, smoke_run.parent)))
+    text = shown(report.page(Study(profile, smoke_run.parent)))
     assert all(hostile.NAMES[name] in text for name in ("qwen-48x3", "opt-qwen")) and "fig03a_scaling" in text
