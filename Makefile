@@ -26,14 +26,14 @@ UV := $(shell command -v uv 2>/dev/null || echo .uv/bin/uv)
 
 env: .venv/.complete  ## build .venv from uv.lock
 
-reproduce: env  ## all notebooks on one profile (PROFILE=micro), then the fitted exponents
+reproduce: env  ## all notebooks on one profile (PROFILE=micro), then the fitted exponents and report.html
 	@$(BIN)/snakemake --cores $(CORES) --config profile="$(PROFILE)" $(BATCH)
 	@$(BIN)/python -m rosetta.report "$(PROFILE)"
 
 plan: env  ## what each run of a profile would take, here or on NODES ("8xA100 H200"), before it is made; fails where one does not fit
 	@$(BIN)/python -m rosetta.planning "$(PROFILE)" $(NODES)
 
-figures: reproduce  ## copy the profile's figures and tables to figures/, which the README shows
+figures: reproduce  ## copy the profile's figures and tables to figures/, which the README shows, and its claims into the README
 	@$(BIN)/python -m rosetta.report "$(PROFILE)" --publish figures
 
 test: env  ## every test, the notebooks on the smoke profile included

@@ -12,7 +12,7 @@ LIBRARY = ROOT / "lib" / "rosetta"
 #: From the top down; a folder or file imports only what stands below it.
 ORDER = (
     "report", "planning", "batch", "kernels", "studies", "plots", "neurons", "filtering", "laws", "matching", "profiles", "models", "sources", "viewer",
-    "results",
+    "marked", "results",
 )  # fmt: skip
 FOLDERS = sorted(path.parent.name for path in LIBRARY.glob("*/__init__.py"))
 #: Names that other people's code relies on, by the folder they are had from.

@@ -13,15 +13,16 @@ from nbconvert import HTMLExporter
 from PIL import Image
 from scipy import stats
 
+from rosetta import report
 from rosetta.models.load import ROOT
 from rosetta.profiles import Profile, load
-from rosetta.report import summary
 from rosetta.studies.matches import Study
 
 FIGURES = [
     "fig23_alignment", "fig03a_scaling", "fig04_untrained", "fig25_topk", "fig26_permuted", "fig33_tokens", "fig05_frontiers",
     "fig27_simulation", "fig06a_polarization", "fig28_polarization", "fig19_fig20_examples", "fig07_firing",
     "fig29_firing_pythia", f"fig30_firing_{hostile.NAMES['qwen']}", "fig31_depth", "fig08_examples", "table1_perplexity",
+    "08_exponents",
 ]  # fmt: skip
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -73,7 +74,7 @@ def test_the_figures_are_there_and_not_blank(smoke_run, name):
 
 
 def test_the_summary_names_the_exponent_of_each_curve(smoke_run, profile):
-    text = summary(Study(profile, smoke_run.parent))
+    text = report.summary(Study(profile, smoke_run.parent))
     points = pd.read_csv(smoke_run / "tables" / "points.csv")
     for curve, group in points.groupby("curve"):
         if len(group) == 1:
@@ -81,7 +82,7 @@ def test_the_summary_names_the_exponent_of_each_curve(smoke_run, profile):
         slope = stats.linregress(np.log(group.neurons), np.log(group.raw)).slope
         assert any(line.startswith(curve) and f"alpha = {slope:.2f}" in line for line in text.splitlines())
     assert str(smoke_run / "figures") in text
-    notebooks = 6 + len(profile.anchors)  # one a point, and those beside 02
+    notebooks = 7 + len(profile.anchors)  # one a point, and those beside 02
     assert re.search(rf"^time +\d+\.\d min for {notebooks} notebooks$", text, re.MULTILINE)
     memory = re.search(r"^memory +(\d+\.\d\d) GiB at most, 0\d_", text, re.MULTILINE)
     assert 0.3 < float(memory[1]) < 8
@@ -156,3 +157,8 @@ def test_no_text_or_name_becomes_more_than_text_in_a_notebook_that_is_shared(pat
 def test_no_text_or_name_becomes_more_than_text_in_the_explorer(smoke_run, shown):
     text = shown(smoke_run / "explorer.html")
     assert hostile.SUBSET in text and hostile.NAMES["qwen-48x3"] in text
+
+
+def test_no_text_or_name_becomes_more_than_text_in_the_page_of_the_run(smoke_run, profile, shown):
+    text = shown(report.page(Study(profile, smoke_run.parent)))
+    assert all(hostile.NAMES[name] in text for name in ("qwen-48x3", "opt-qwen")) and "fig03a_scaling" in text

@@ -57,6 +57,9 @@ BY_OUTLIERS = pd.DataFrame(
         "left_directions_b": [40.0, 41.0],
     }
 )
+EXPONENTS = pd.DataFrame({
+    "curve": ["pythia-opt", "opt-qwen"], "alpha": [0.6, 0.8], "alpha_low": [0.4, np.nan], "alpha_high": [0.9, np.nan],
+})  # fmt: skip
 PREDICTIONS = pd.DataFrame(
     {
         "curve": ["pythia-opt", "opt-qwen"],
@@ -253,6 +256,10 @@ CASES = {
          r"as $1\,/\sqrt{\mathrm{positions}}$",
          "trained", "trained, above both nulls", "untrained", "trained", "permuted", "trained, left out",
          "permuted, left out"],
+    ),
+    "exponents": (
+        lambda: plots.exponents(EXPONENTS, (0.5, 0.7)),
+        {r"exponent $\alpha$ of the raw count"}, ["reported there", "the share stays", "measured here, 95%"],
     ),
     "predictions": (
         lambda: plots.predictions(PREDICTIONS),
@@ -503,6 +510,16 @@ def test_what_is_read_wrongly_is_hollow_and_in_its_curves_colour():
     assert right.get_color() == wrong.get_color() != two.get_color()
     assert right.get_markerfacecolor() != "white" == wrong.get_markerfacecolor()
     np.testing.assert_allclose(wrong.get_xydata(), [[200, 3], [500, 2]])
+
+
+def test_exponents_lie_beside_the_papers_range_without_a_bar_where_there_is_no_interval():
+    axes = draw("exponents").axes[0]
+    points, bars = points_and_bars(axes.containers[0])
+    np.testing.assert_allclose(points, [[0.6, 1], [0.8, 0]])
+    np.testing.assert_allclose(bars[:, :, 0], [[0.4, 0.9], [0.8, 0.8]])
+    band = labelled(axes, "reported there")
+    np.testing.assert_allclose([band.get_x(), band.get_x() + band.get_width()], [0.5, 0.7])
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["Pythia–OPT", "OPT–Qwen"]
 
 
 def test_polarization_has_a_panel_a_family_and_bars_where_there_is_an_interval():

@@ -255,31 +255,6 @@ def test_the_file_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
 # In a browser
 
 
-@pytest.fixture
-def open_page(browser):
-    """Open a file in a page of its own. Whatever a test does there: no request but the file, no error, no script."""
-    opened = []
-
-    def open_(path: Path, address: str = "", **options):
-        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
-        page = context.new_page()
-        page.set_default_timeout(5000)
-        requests, errors = [], []
-        page.on("request", lambda request: requests.append(request.url.partition("#")[0]))
-        page.on("console", lambda message: errors.append(message.text) if message.type in ("error", "warning") else 0)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(path.as_uri() + address)
-        opened.append((page, path, requests, errors))
-        return page
-
-    yield open_
-    for page, path, requests, errors in opened:
-        assert set(requests) == {path.as_uri()}
-        assert errors == []
-        assert page.evaluate("() => window.pwned === undefined")
-        page.context.close()
-
-
 @pytest.fixture(scope="module")
 def thousand(tmp_path_factory) -> Path:
     return write(tmp_path_factory.mktemp("viewer") / "thousand.html", synthetic(1000), "A thousand", "synthetic")

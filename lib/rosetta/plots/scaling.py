@@ -143,3 +143,24 @@ def predictions(table: pd.DataFrame) -> Figure:
     style.log_ticks(axes.xaxis)
     axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=2)
     return figure
+
+
+def exponents(fits: pd.DataFrame, reported: tuple[float, float]) -> Figure:
+    """The exponent of each curve with its 95% interval, and the range of the paper's.
+
+    Parameters
+    ----------
+    fits : DataFrame
+        ``curve, alpha, alpha_low, alpha_high``, a row a curve; curves without an interval have none drawn.
+    reported : (float, float)
+        The paper's lowest and highest.
+    """
+    figure, axes = plt.subplots(figsize=(WIDTH, 0.36 * len(fits) + 1.5))
+    y = np.arange(len(fits))[::-1]
+    axes.axvspan(*reported, color=GREEN, alpha=0.18, label="reported there")
+    axes.axvline(1, color=GREY, linestyle=":", label="the share stays")
+    bars = {"xerr": style.interval(fits, "alpha", "alpha_low", "alpha_high"), "capsize": 4}
+    axes.errorbar(fits["alpha"], y, fmt="o", color=BLUE, label="measured here, 95%", **bars)
+    axes.set_yticks(y, fits["curve"].map(label))
+    axes.set(xlabel=r"exponent $\alpha$ of the raw count", ylim=(-0.6, len(fits) - 0.4))
+    return legend_below(figure, axes, columns=3)

@@ -4,5 +4,5 @@ from rosetta.studies.matches import Study
 
 __all__ = [
     "Study", "captures", "counts", "explorer", "explorer_images", "judged", "monosemanticity", "positions", "properties",
-    "simulations", "table1",
+    "scorecard", "simulations", "table1",
 ]  # fmt: skip

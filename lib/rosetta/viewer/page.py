@@ -119,7 +119,7 @@ def write(path: str | Path, neurons: Sequence[RosettaNeuron], title: str, note: 
     # None of these is part of JSON's own syntax, so each stands in a string, where an escape means the same.
     data = re.sub("[<>&\u2028\u2029]", lambda found: f"\\u{ord(found[0]):04x}", data)
     img_src = "img-src data:; " if of_pictures else ""
-    page = _fill(_template(), title=html.escape(title), note=html.escape(note), data=data, img_src=img_src)
+    page = fill(_template(), title=html.escape(title), note=html.escape(note), data=data, img_src=img_src)
     page = re.sub("[\ud800-\udfff]", "\ufffd", page)  # half a surrogate pair has no UTF-8 form
     path = Path(path)
     write_whole(path, lambda temporary: temporary.write_bytes(page.encode()))
@@ -144,11 +144,14 @@ def _template() -> str:
     return page
 
 
-def _fill(template: str, **texts: str) -> str:
-    """The template with its ``{{...}}`` filled in, in one pass: a text that itself holds ``{{data}}`` stays as it is."""
+def fill(template: str, **texts: str) -> str:
+    """The template with its ``{{...}}`` filled in, in one pass: a text that itself holds ``{{data}}`` stays as it is.
+
+    ``{{style_hash}}`` and ``{{script_hash}}`` are those of its style and its script, if it has one, for its policy.
+    """
     for tag in ("style", "script"):
-        content = re.search(f"<{tag}>(.*?)</{tag}>", template, re.DOTALL)[1]
-        texts[f"{tag}_hash"] = "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+        if found := re.search(f"<{tag}>(.*?)</{tag}>", template, re.DOTALL):
+            texts[f"{tag}_hash"] = "sha256-" + base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
     return re.sub(r"\{\{(\w+)\}\}", lambda found: texts[found[1]], template)
 
 

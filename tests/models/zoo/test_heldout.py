@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from rosetta import marked
 from rosetta.models.load import ROOT, zoo_cards
 from rosetta.models.zoo import __main__ as command
 from rosetta.models.zoo import heldout
@@ -75,10 +76,10 @@ def test_the_table_says_what_the_cards_say():
 
 def test_the_table_is_put_between_its_marks_and_nowhere_else(tmp_path):
     readme, cards = tmp_path / "README.md", [card("32x2", shape={"value": 0.7})]
-    readme.write_text(f"before\n{command.MARKS[0]}\nold\n{command.MARKS[1]}\nafter\n")
+    readme.write_text(f"before\n{command.MARK}\nold\n{marked.END}\nafter\n")
     for _ in range(2):
         command.describe(readme, cards)
-        expected = f"before\n{command.MARKS[0]}\n{heldout.table(cards)}\n{command.MARKS[1]}\nafter\n"
+        expected = f"before\n{command.MARK}\n{heldout.table(cards)}\n{marked.END}\nafter\n"
         assert readme.read_text() == expected
 
 

@@ -6,12 +6,13 @@ import logging
 import os
 from pathlib import Path
 
+from rosetta import marked
 from rosetta.models.zoo import language, vision
 from rosetta.models.zoo.heldout import improves_with_size, table
-from rosetta.results import write_json, write_whole
+from rosetta.results import write_json
 
-#: In the zoo's README, around the table of held-out figures.
-MARKS = ("<!-- held-out figures, written by `make zoo` -->", "<!-- end -->")
+#: In the zoo's README, before the table of held-out figures.
+MARK = marked.begin("held-out figures", "make zoo")
 
 
 def main() -> None:
@@ -54,12 +55,9 @@ def listed(zoo: Path) -> list[dict]:
 
 
 def describe(readme: Path, cards: list[dict]) -> None:
-    """Put the table of held-out figures into the zoo's README, between its two marks."""
+    """Put the table of held-out figures into the zoo's README, after its mark."""
     if readme.exists():
-        before, _, rest = readme.read_text(encoding="utf-8").partition(MARKS[0])
-        _, _, after = rest.partition(MARKS[1])
-        text = f"{before}{MARKS[0]}\n{table(cards)}\n{MARKS[1]}{after}"
-        write_whole(readme, lambda path: path.write_text(text, encoding="utf-8"))
+        marked.fill(readme, {MARK: table(cards)})
 
 
 if __name__ == "__main__":
