@@ -182,4 +182,4 @@ def test_what_is_said_of_images_is_what_was_published():
         in TOLD
     )
     cards = [card for card in models.zoo_cards() if card["modality"] == "images"]
-    assert len(cards) == 16 and "16 small models of images" in TOLD
+    assert f"{len(cards)} small models of images" in TOLD
