@@ -68,7 +68,7 @@ def said(round_):
         return [*said(round_.whole), *said(round_.part)]
     if isinstance(round_, PairSketch):
         a, b = round_.estimators()
-        return [a.unit.T @ b.unit]
+        return [a.unit @ b.unit.T]
     if isinstance(round_, Table):
         return [sums.correlation().nan_to_num(-2) for _, sums in round_.whole_and_part()]
     return [round_.r, *round_.tables]

@@ -38,7 +38,7 @@ def estimators(sketch):
 
 def estimates(sketch):
     a, b = estimators(sketch)
-    return a.unit.T @ b.unit
+    return a.unit @ b.unit.T
 
 
 def matrix(keys, rows, seed):

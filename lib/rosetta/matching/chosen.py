@@ -3,18 +3,19 @@
 import hashlib
 import warnings
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
-from rosetta.matching.correlation import Moments, tiles
+from rosetta.matching.correlation import Moments, padded, tiles
 from rosetta.matching.nearest import Neighbours, neighbours
 from rosetta.matching.rounds import Round
 
 #: Positions multiplied at a time for single pairs: they fit a cache, and float32 sums of so few are exact enough.
 CHUNK = 128
+#: Positions multiplied at a time where there are rectangles: their tables are large.
+STEP = 1024
 
 
 class Rectangle(NamedTuple):
@@ -124,20 +125,15 @@ class Chosen(Round):
         return Chosen(*self.moments, self.u, self.v, self.rectangles, self.r.device)
 
     def add(self, a, b, keys, kept):
-        # The sampled product keeps one core busy, so as many parts of the positions are worked at as there are cores.
-        threads = torch.get_num_threads() if self.r.device.type == "cpu" else 1
-        step = CHUNK * threads * (8 if self.rectangles else 1)  # large tables are added to less often
-        with ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(a), step):
-                x, y = (side(batch[start : start + step]) for side, batch in zip(self.sides, (a, b), strict=True))
-                for table, (rows, columns) in zip(self.tables, self.within, strict=True):
-                    table.addmm_(_columns(x, rows).T, _columns(y, columns))
-                if len(self.u):
-                    for products in pool.map(self._products, x.split(CHUNK), y.split(CHUNK)):
-                        self.r += products
-
-    def _products(self, x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return torch.sparse.sampled_addmm(self.pattern, x.T.contiguous(), y.T.contiguous().T, beta=0).values()
+        step = STEP if self.rectangles else CHUNK
+        for parts in zip(a.split(step), b.split(step), strict=True):
+            x, y = (side(part) for side, part in zip(self.sides, parts, strict=True))
+            for table, (rows, columns) in zip(self.tables, self.within, strict=True):
+                table.addmm_(_rows_of(x.T, rows), _rows_of(y.T, columns).T)
+            if len(self.u):
+                for chunks in zip(x.split(CHUNK), y.split(CHUNK), strict=True):
+                    x_t, y_t = (side.turned(chunk) for side, chunk in zip(self.sides, chunks, strict=True))
+                    self.r += torch.sparse.sampled_addmm(self.pattern, x_t, y_t.T, beta=0).values()
 
     def merge(self, other):
         self.r = self.r + other.r
@@ -194,7 +190,7 @@ class _Standard:
         mean = moments.shift.double() + moments.mean / moments.scale.double()
         unit = moments.scale * moments.norm().reciprocal().nan_to_num_(nan=0)
         self.mean, self.unit = mean.float()[self.index], unit[self.index]
-        self.room = torch.empty(0)
+        self.room, self.turned_room = self.mean.new_empty(0, len(self.neurons)), self.mean.new_empty(0)
 
     def places(self, neurons: np.ndarray) -> np.ndarray:
         """Where some neurons stand among those asked for."""
@@ -203,13 +199,19 @@ class _Standard:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         x = x.to(self.index.device)
         x = (x if self.all else x.index_select(1, self.index)).float()
-        if self.room.shape != x.shape:  # the same each time: new memory costs more than the arithmetic
-            self.room = torch.empty_like(x)
-        return torch.sub(x, self.mean, out=self.room).mul_(self.unit)
+        if len(self.room) < len(x):  # the same each time: new memory costs more than the arithmetic
+            self.room = padded(*x.shape, x.device)
+        return torch.sub(x, self.mean, out=self.room[: len(x)]).mul_(self.unit)
+
+    def turned(self, x: torch.Tensor) -> torch.Tensor:
+        """Up to `CHUNK` standardized positions, [n, T]."""
+        if not len(self.turned_room):
+            self.turned_room = x.new_empty(CHUNK * x.shape[1])
+        return self.turned_room[: x.numel()].view(x.shape[::-1]).copy_(x.T)
 
 
-def _columns(x: torch.Tensor, columns: torch.Tensor) -> torch.Tensor:
-    return x if len(columns) == x.shape[1] else x.index_select(1, columns)
+def _rows_of(x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    return x if len(rows) == len(x) else x.index_select(0, rows)
 
 
 def _csr(rows: np.ndarray, columns: np.ndarray, shape: list[int]) -> torch.Tensor:

@@ -142,6 +142,11 @@ def joined_weight(before: int, now: int) -> float:
     return before * now / (before + now)
 
 
+def padded(rows: int, n: int, device: str | torch.device) -> torch.Tensor:
+    """Room for a table [rows, n] that is to be transposed: rows a power of two apart would drive each other from a cache."""
+    return torch.empty(rows, n + 16, device=device)[:, :n]
+
+
 class Moments:
     """Shift, scale, mean and sum of squared deviations of one side's neurons."""
 

@@ -74,7 +74,7 @@ def by_sketches(
     units = sketch.estimators(dtype)
     sample, tops = Sample.draw(n_a, n_b, seed), [_Top(n, candidates, device) for n in (n_a, n_b)]
     for i, j in tiles(n_a, n_b, min(TILE_BYTES, memory_bytes - needed // 2)):
-        estimate = (units[0].unit[:, i].T @ units[1].unit[:, j]).float()
+        estimate = (units[0].unit[i] @ units[1].unit[j].T).float()
         estimate[~units[0].alive[i]] = -torch.inf
         estimate[:, ~units[1].alive[j]] = -torch.inf
         _search(estimate, i, j, tops, sample)

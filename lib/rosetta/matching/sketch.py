@@ -8,8 +8,11 @@ Sketches are sums, so those of parts of the positions add up to that of all of t
 import numpy as np
 import torch
 
-from rosetta.matching.correlation import Moments, named, part_of
+from rosetta.matching.correlation import Moments, named, padded, part_of
 from rosetta.matching.rounds import Round
+
+#: Buckets that estimators are made of at a time.
+PARTS = 256
 
 
 class PairSketch(Round):
@@ -116,7 +119,7 @@ class Estimator:
 
     Attributes
     ----------
-    unit : [rows, n]
+    unit : [n, rows]
         Centred sketches of unit length, in `dtype`; zero for a dead neuron.
     alive : bool [n]
     length : float64 [n]
@@ -128,12 +131,17 @@ class Estimator:
     def __init__(self, side: _Side, ones: torch.Tensor, dtype: torch.dtype):
         norm = side.moments.norm().double()
         self.alive = torch.isfinite(norm)
-        unit, side.sums = side.sums.addr_(ones, side.moments.mean.float(), alpha=-1), None
-        length = sum(part.square().sum(0) for part in unit.split(512)).sqrt()
+        sums, side.sums = side.sums.addr_(ones, side.moments.mean.float(), alpha=-1), None
+        length = sum(part.square().sum(0) for part in sums.split(PARTS)).sqrt()
         self.length = (length.double() / norm).square()
-        unit.mul_(torch.where(self.alive & (length > 0), length.reciprocal(), 0)).nan_to_num_(nan=0)
-        self.peak = torch.maximum(unit.amax(0), -unit.amin(0)).square()
-        self.unit = unit.to(dtype)
+        scale = torch.where(self.alive & (length > 0), length.reciprocal(), 0)
+        self.unit = torch.empty(sums.shape[1], len(sums), dtype=dtype, device=sums.device)
+        self.peak, room = torch.zeros_like(length), padded(PARTS, sums.shape[1], sums.device)
+        for part, unit in zip(sums.split(PARTS), self.unit.split(PARTS, dim=1), strict=True):
+            part = torch.mul(part, scale, out=room[: len(part)]).nan_to_num_(nan=0)
+            torch.maximum(self.peak, torch.maximum(part.amax(0), -part.amin(0)), out=self.peak)
+            unit.copy_(part.T)
+        self.peak.square_()
 
 
 def signs_and_buckets(keys: np.ndarray, rows: int, seed: int) -> tuple[torch.Tensor, torch.Tensor]:
