@@ -87,8 +87,6 @@ rule sizes:
         f"{OUT}/positions/{{pair}}.sizes.parquet",
     log:
         f"{OUT}/logs/positions/{{pair}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/positions/{{pair}}.tsv"
     params:
         who=lambda wildcards: TABLES[wildcards.pair],
     wildcard_constraints:
