@@ -23,7 +23,7 @@ import torch
 
 from rosetta.matching.chosen import Chosen, Known, Rectangle, groups
 from rosetta.matching.correlation import Moments
-from rosetta.matching.nearest import exact, mutual_pairs
+from rosetta.matching.nearest import Neighbours, exact, mutual_pairs
 from rosetta.matching.rounds import Round
 
 logger = logging.getLogger(__name__)
@@ -151,10 +151,14 @@ def verified(
     off = fisher(sample.estimate) - fisher(known.of_pairs(drawn))
     law.deviation = max(law.deviation, float(np.sqrt(np.mean(off**2))) if len(off) else 0.0)
 
-    nearness = [fisher(known.best(side).values[:, -1]) for side in (0, 1)]
+    best = known.best(0), known.best(1)
+    nearness = [fisher(nearest.values[:, -1]) for nearest in best]
     weak = [side.weak(law, near) for side, near in zip(sides, nearness, strict=True)]
     listed, in_pairs = _mattering(sides, law, nearness, weak)
-    wanted = [side.odd | (no & can) for side, no, can in zip(sides, weak, in_pairs, strict=True)]
+    # Those in a pair of what is known already most likely stay in one: done now, they need no reading more.
+    wanted = [
+        side.odd | (no & (can | now)) for side, no, can, now in zip(sides, weak, in_pairs, _paired(*best), strict=True)
+    ]
     nobody = [np.zeros_like(one) for one in weak]
     if exact_share >= 1 and 2 * _cells(weak, [side.odd for side in sides]) >= n_a * n_b:
         logger.info("estimates cannot order the neighbours of %d and %d of %d and %d neurons: all are done exactly",
@@ -172,13 +176,12 @@ def verified(
     while len(places) or any(len(rows) and len(columns) for rows, columns in rectangles):
         yield from reader.read(known, places, rectangles)
         settled = [before | now for before, now in zip(settled, wanted, strict=True)]
-        pairs, _, _ = mutual_pairs(known.best(0), known.best(1))
-        wanted = [np.isin(np.arange(len(block[i])), pairs[:, i]) & block[i] & ~settled[i] for i in (0, 1)]
+        best = known.best(0), known.best(1)
+        wanted = [now & no & ~done for now, no, done in zip(_paired(*best), block, settled, strict=True)]
         places, rectangles = places[:0], _rows_and_columns(wanted)
     facts["readings"] += reader.readings
     facts |= {"deviation": float(law.deviation), "exact_block": [int(one.sum()) for one in block]}
     facts |= {"exact_rows": [int(one.sum()) for one in settled]}
-    best = known.best(0), known.best(1)
     for name, side, no, nearest in zip("ab", sides, weak, best, strict=True):
         left = side.alive & (no | side.odd)
         facts[f"certified_{name}"] = 1 - float(left.sum() / max(1, side.alive.sum()))
@@ -229,6 +232,12 @@ def _mattering(
         in_pairs[i][neuron] = True
         in_pairs[1 - i][side.indices[neuron, rank]] = True
     return [one & can[:, None] for one, can in zip(near, in_pairs, strict=True)], in_pairs
+
+
+def _paired(of_a: Neighbours, of_b: Neighbours) -> list[np.ndarray]:
+    """Which neurons are in a mutual pair, bool [n]."""
+    pairs, _, _ = mutual_pairs(of_a, of_b)
+    return [np.isin(np.arange(len(side.indices)), pairs[:, i]) for i, side in enumerate((of_a, of_b))]
 
 
 def _places(sides: list[Screened], chosen: list[np.ndarray]) -> np.ndarray:
