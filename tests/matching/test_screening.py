@@ -108,7 +108,8 @@ def check(batches, k=1, method="sketch", **options):
     r = correlations(batches)
     assert not wrong(batches, table, k)
     assert not table.duplicated(["unit_a", "unit_b"]).any()
-    np.testing.assert_allclose(table.correlation, r[table.unit_a, table.unit_b], atol=5e-6)
+    # As near as exact matching itself comes to float64 (test_correlation): processors add float32 products in different orders.
+    np.testing.assert_allclose(table.correlation, r[table.unit_a, table.unit_b], rtol=0, atol=1e-5)
     assert table.attrs["method"] == method
     return table.attrs
 
