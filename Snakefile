@@ -269,6 +269,7 @@ rule polarization:
         f"{OUT}/logs/05_polarization.log",
     params:
         benchmark=f"{OUT}/benchmarks/05_polarization.tsv",
+    priority: 1  # it takes long
     threads: HALF
     resources:
         mem_mb=lambda wildcards: largest(memory),

@@ -153,3 +153,9 @@ def test_patches_and_joined_are_inverse():
     as_tensor = development.patches(torch.from_numpy(images))
     assert (as_tensor.numpy() == development.patches(images)).all()
     assert (development.patches(images)[1, 9].reshape(8, 8, 3) == images[1, 8:16, 8:16]).all()
+
+
+@pytest.mark.parametrize("label", [None, 3])
+def test_a_code_alone_is_that_of_the_scene(label):
+    for index in range(5):
+        np.testing.assert_array_equal(scenes.code(index, 7, label), scenes.scene(index, 7, label).code)

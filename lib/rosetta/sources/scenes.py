@@ -109,6 +109,11 @@ def drawn(index: int, seed: int = 0, label: int | None = None) -> tuple[np.ndarr
     return painted(plan)[0], _caption(plan), plan.objects[0].shape, _code(plan)
 
 
+def code(index: int, seed: int = 0, label: int | None = None) -> np.ndarray:
+    """A scene's ``code`` alone, for which nothing is drawn."""
+    return _code(_planned(index, seed, label)[0])
+
+
 # ---------------------------------------------------------------------------------------------------------------------
 # What there is
 

@@ -11,7 +11,7 @@ from rosetta.models.load import ModelRefused, ModelSpec, check_files, fill
 from rosetta.models.mlps import find_mlps
 from rosetta.models.opened import Vision, building, check_labels, noise, pictures, settled
 from rosetta.sources.development import MEAN, SIZE, STD, develop
-from rosetta.sources.scenes import scene
+from rosetta.sources.scenes import code
 
 #: The row of scenes whose codes it is given: none that a model was trained or scored on.
 ROW = 100
@@ -44,9 +44,7 @@ def open_onestep(spec: ModelSpec, device: torch.device, dtype: torch.dtype, seed
         check_labels(spec.name, labels, network.classes)
         wanted = torch.as_tensor(labels)
         pairs = zip(seeds, wanted.tolist(), strict=True)
-        codes = torch.stack([torch.from_numpy(scene(int(one), ROW, label).code) for one, label in pairs]).to(
-            device, dtype
-        )
+        codes = torch.stack([torch.from_numpy(code(int(one), ROW, label)) for one, label in pairs]).to(device, dtype)
         grain = noise(seeds, (SIZE, SIZE, 3)).to(device)
 
         def make() -> Tensor:
