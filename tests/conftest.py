@@ -222,8 +222,11 @@ def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
         "judging": None,
         "device": "cpu",
     }
+    content |= changes
+    if files := content["corpus"].get("paths"):  # offline labels name the corpus's subsets, which are its files
+        content["filtering"] = content["filtering"] | {"labelled": Path(str(files[0])).stem}
     path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(content | changes, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path
 
 

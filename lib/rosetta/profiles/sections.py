@@ -376,7 +376,7 @@ class Settings(Section):
     positions: Positions
     token_sweep: TokenSweep
     images: Annotated[Images | None, Words("a mapping, or null where no model sees images")] = None
-    judging: Annotated[Judging | None, Words("a mapping, or null where no neuron is judged")] = None
+    judging: Annotated[Judging | None, Words("a mapping, or null where no neuron is judged")]
     theory: Theory
     contexts: Contexts
     properties: Properties

@@ -61,7 +61,7 @@ def subsets(corpus: dict) -> tuple[str, ...] | None:
     if corpus["kind"] == "hub":
         return tuple(PILE_CATEGORIES) if corpus["subset"].rpartition(".")[2] == "pile_set_name" else None
     paths = [Path(path) for path in corpus["paths"]]
-    return None if any(path.suffix == ".jsonl" for path in paths) else tuple(path.stem for path in paths)
+    return None if any(".jsonl" in path.suffixes for path in paths) else tuple(path.stem for path in paths)
 
 
 def _shuffled(documents: Iterable[Document], seed: int) -> list[Document]:
