@@ -223,8 +223,9 @@ def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
         "device": "cpu",
     }
     content |= changes
-    if files := content["corpus"].get("paths"):  # offline labels name the corpus's subsets, which are its files
-        content["filtering"] = content["filtering"] | {"labelled": Path(str(files[0])).stem}
+    files = [Path(str(file)) for file in content["corpus"].get("paths", [])]
+    if files and ".jsonl" not in files[0].suffixes:  # offline labels name the corpus's subsets, which are its files
+        content["filtering"] = content["filtering"] | {"labelled": files[0].stem}
     path = folder / f"{name}.yaml"
     path.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return path

@@ -167,10 +167,9 @@ def test_a_kernel_outlives_the_batch(tmp_path):
 def test_an_interrupt_of_the_terminal_is_for_papermill(batch, tmp_path):
     process = begin(tmp_path, AT_WORK, address=batch[2])
     kernel = kernel_of(process, batch[1], tmp_path)
-    while process.poll() is None:  # one that comes while a handler is at work is lost, as to anyone at a terminal
-        for each in (batch[1].pid, process.pid):
-            os.kill(each, signal.SIGINT)
-        time.sleep(1)
+    for each in (batch[1].pid, process.pid):
+        os.kill(each, signal.SIGINT)
+    process.communicate(timeout=600)
     assert process.returncode != 0
     kernel.wait(60)
     assert batch[1].is_running()
