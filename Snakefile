@@ -26,9 +26,7 @@ RESULTS = config.get("results", "results")
 STUDY = load(PROFILE)
 OUT = f"{RESULTS}/{STUDY.name}"
 POINTS = {"+".join(point): point for points in STUDY.curves.values() for point in points}
-# Batches of activations are tens of megabytes. By itself glibc returns blocks of that size to the system and fetches them
-# anew each time, and their pages cost a sixth of the time.
-KEEP_MEMORY = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=134217728 "
+KEEP_MEMORY = "".join(f"{name}={value} " for name, value in batch.KEEP_MEMORY.items())
 PAPERMILL = (
     KEEP_MEMORY + "BENCHMARK={params.benchmark:q} OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.batch "
     "{input.notebook:q} {output:q} --cwd notebooks --no-progress-bar --log-level WARNING -p profile {PROFILE:q} -p results {RESULTS:q}"
@@ -43,7 +41,7 @@ onstart:
         kernels.start(
             {f"{name}_THREADS": "1" for name in threads}
             | dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), gettempdir())
-            | dict(pair.split("=") for pair in KEEP_MEMORY.split())
+            | batch.KEEP_MEMORY
         )
 
 

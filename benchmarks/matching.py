@@ -16,6 +16,7 @@ alone: what it takes to make or read the activations is timed apart, and counts 
 import argparse
 import json
 import multiprocessing
+import os
 import queue
 import resource
 import time
@@ -26,6 +27,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from rosetta.batch import KEEP_MEMORY
 from rosetta.matching.correlation import product
 from rosetta.matching.mutual import match_batches, mutual_nearest
 
@@ -81,6 +83,8 @@ class Synthetic:
         self.threshold = 1.5 * torch.rand(2, neurons, generator=rng)
 
     def __iter__(self):
+        # Threads draw and do nothing else: torch would give each of them threads of its own, and these would still be about
+        # when the batch is matched.
         with ThreadPoolExecutor(2) as pool:
             for i, start in enumerate(range(0, self.positions, self.batch)):
                 n = min(self.batch, self.positions - start)
@@ -89,11 +93,12 @@ class Synthetic:
                     np.sqrt(rng.exponential(size=(n, 1)) + 0.3)
                 ).float()  # heavy tails, of positions
                 common, shared = (_normal(rng, n, width) for width in (self.mix.shape[1], self.both))
-                yield tuple(pool.map(lambda side, i=i: self._side(side, i, size, common, shared), (0, 1)))  # noqa: B023
+                own = pool.map(_normal, (np.random.default_rng((self.seed, i, 1 + side)) for side in (0, 1)),
+                               (n, n), (self.neurons, self.neurons))  # fmt: skip
+                yield tuple(self._side(side, x, size, common, shared) for side, x in enumerate(own))
 
-    def _side(self, side: int, i: int, size, common, shared) -> torch.Tensor:
-        x = _normal(np.random.default_rng((self.seed, i, 1 + side)), len(size), self.neurons).mul_(0.7)
-        x[:, : self.both] += self.gain[side, : self.both] * shared
+    def _side(self, side: int, x: torch.Tensor, size, common, shared) -> torch.Tensor:
+        x.mul_(0.7)[:, : self.both] += self.gain[side, : self.both] * shared
         return x.addmm_(common, self.mix[side]).mul_(size).sub_(self.threshold[side]).clamp_(min=0)
 
 
@@ -160,6 +165,7 @@ def measure(method: str, case: str, arguments, answer) -> None:
 
 def compare(case: str, arguments) -> pd.DataFrame:
     """One row a method, with the Jaccard index of its pairs and exact matching's."""
+    os.environ |= KEEP_MEMORY  # as the batch has it
     context, rows, exact = multiprocessing.get_context("spawn"), [], None
     for method in arguments.methods:
         if method == "released" and case.isdigit():
