@@ -1,5 +1,6 @@
 """Tiny random instances of every language architecture of Table 2, as files, each with a tokenizer of its published kind."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -145,8 +146,27 @@ def write_language(
         torch.manual_seed(seed)
         model = moved(transformers.AutoModelForCausalLM.from_config(config), seed)
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _write_tokenizer(folder, kind, tokenizer)
     return ModelSpec(folder.name, str(folder), kind, layers, neurons)
+
+
+#: By which class a tokenizer was published.
+CLASSES = {"pythia": "GPTNeoXTokenizer", "gpt2": "GPT2Tokenizer", "opt": "GPT2Tokenizer", "qwen": "Qwen2Tokenizer"}
+
+
+def _write_tokenizer(folder: Path, kind: str, tokenizer) -> None:
+    """As published: OPT's is a vocabulary and its merges, and its settings say that texts begin with ``</s>``."""
+    tokenizer.save_pretrained(folder)
+    file = folder / "tokenizer_config.json"
+    settings = json.loads(file.read_text(encoding="utf-8")) | {"tokenizer_class": CLASSES[kind]}
+    if kind == "opt":
+        bpe = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+        (folder / "vocab.json").write_text(json.dumps(bpe["vocab"]), encoding="utf-8")
+        merges = ["#version: 0.2", *map(" ".join, bpe["merges"]), ""]
+        (folder / "merges.txt").write_text("\n".join(merges), encoding="utf-8")
+        (folder / "tokenizer.json").unlink()
+        settings |= {"add_bos_token": True, "add_prefix_space": False}
+    file.write_text(json.dumps(settings), encoding="utf-8")
 
 
 def cached_on_the_hub(cache: Path, name: str, folder: Path, commit: str = "0" * 40, revision: str = "main") -> Path:
