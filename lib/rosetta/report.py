@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from rosetta.models.hub import COMMIT
 from rosetta.models.load import fingerprint
 from rosetta.profiles.profile import ProfileError
 from rosetta.results import made_by, write_whole
@@ -65,14 +66,20 @@ def page(study: Study) -> Path:
     runs += [(name, f"{row.s:,.1f}", f"{row.max_rss / 1024:.2f}") for name, row in benchmarks(study.folder / "benchmarks").iterrows()]  # fmt: skip
     made = made_by(scorecard.__name__)
     versions = [("library", "version"), ("this library's code", made["code"]), *made["libraries"].items(), ("machine", platform.platform())]  # fmt: skip
-    models = [("model", "digest of its files, or its revision")]
-    models += [(name, fingerprint(spec)) for name, spec in study.profile.models.items()]
+    models = [("model", "digest of its files, or its revision", "commit of the model hub")]
+    models += [(name, fingerprint(spec), _commit(study, name)) for name, spec in study.profile.models.items()]
     data = [("data", "digest or source"), *_data(study)]
     seeds = [("number of the profile", "seed"), *_seeds(study.profile.model_dump(exclude={"models"}))]
     tables = {"Time and memory": runs, "Versions": versions, "Seeds": seeds, "Models": models, "Text and images": data}
     note = f"Profile {study.profile.name}, beside arXiv 2606.03990. Brackets are 95% intervals. Verdicts follow from rules: open a claim to read its own."  # fmt: skip
     title = f"Rosetta Neurons across scale: {study.profile.name}"
     return write_report(study.folder / "report.html", title, note, claims, shown(study), tables)
+
+
+def _commit(study: Study, name: str) -> str:
+    """What `revision` pins: the commit at which a run opened a model of the hub; nothing of a folder."""
+    revision = study.spec(name).revision or ""
+    return revision if COMMIT.fullmatch(revision) else ""
 
 
 def _data(study: Study) -> Iterator[tuple[str, str]]:
