@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from rosetta.models.hub import COMMIT
 from rosetta.models.load import fingerprint
 from rosetta.profiles.profile import ProfileError
 from rosetta.results import made_by, write_whole
 from rosetta.sources import scenes, text
 from rosetta.studies import scorecard
 from rosetta.studies.matches import Study
+from rosetta.studies.pinned import kept
 from rosetta.viewer.report import Judged, write_report
 
 
@@ -67,19 +67,13 @@ def page(study: Study) -> Path:
     made = made_by(scorecard.__name__)
     versions = [("library", "version"), ("this library's code", made["code"]), *made["libraries"].items(), ("machine", platform.platform())]  # fmt: skip
     models = [("model", "digest of its files, or its revision", "commit of the model hub")]
-    models += [(name, fingerprint(spec), _commit(study, name)) for name, spec in study.profile.models.items()]
+    models += [(name, fingerprint(spec), kept(spec, study.folder) or "") for name, spec in study.profile.models.items()]
     data = [("data", "digest or source"), *_data(study)]
     seeds = [("number of the profile", "seed"), *_seeds(study.profile.model_dump(exclude={"models"}))]
     tables = {"Time and memory": runs, "Versions": versions, "Seeds": seeds, "Models": models, "Text and images": data}
     note = f"Profile {study.profile.name}, beside arXiv 2606.03990. Brackets are 95% intervals. Verdicts follow from rules: open a claim to read its own."  # fmt: skip
     title = f"Rosetta Neurons across scale: {study.profile.name}"
     return write_report(study.folder / "report.html", title, note, claims, shown(study), tables)
-
-
-def _commit(study: Study, name: str) -> str:
-    """What `revision` pins: the commit at which a run opened a model of the hub; nothing of a folder."""
-    revision = study.spec(name).revision or ""
-    return revision if COMMIT.fullmatch(revision) else ""
 
 
 def _data(study: Study) -> Iterator[tuple[str, str]]:

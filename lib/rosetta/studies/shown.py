@@ -17,13 +17,11 @@ from rosetta.matching.generated import Kept, kept_pictures, wishes
 from rosetta.matching.images import Generator, ImageReader
 from rosetta.matching.segments import Segment, Window, segments, windows
 from rosetta.matching.texts import Reader
-from rosetta.models.hub import commit
 from rosetta.models.load import ROOT, ModelSpec, fingerprint, load_tokenizer, load_untrained
 from rosetta.models.load import load as load_model
 from rosetta.models.vision import Vision, open_vision
 from rosetta.profiles.profile import Profile, ProfileError
 from rosetta.profiles.profile import load as load_profile
-from rosetta.results import write_json
 from rosetta.sources import environment, pictures, sampling, scenes, text
 from rosetta.sources.document import Document, excerpt
 from rosetta.studies.amounts import (
@@ -36,6 +34,7 @@ from rosetta.studies.amounts import (
     positions_per_piece,
 )
 from rosetta.studies.budget import Budgeted
+from rosetta.studies.pinned import pinned
 
 logger = logging.getLogger(__name__)
 
@@ -82,39 +81,14 @@ class Shown:
         own = self.profile.models[name].device
         return _there(self.profile, f"models.{name}.device", own) if own else self.device
 
-    def spec(self, name: str) -> ModelSpec:
-        """A model of the profile; one of the hub at the commit at which this run first opened it, whatever its branch is now.
-
-        That is kept as ``models/<name>.json``, so that a run says what it ran on.
-        """
-        spec, file = self.profile.models[name], self.folder / "models" / f"{name}.json"
-        stated = {"source": spec.source, "revision": spec.revision}
-        kept = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-        if kept.items() >= stated.items():
-            return spec._replace(revision=kept["commit"])
-        return spec
-
-    def _note(self, name: str) -> None:
-        """Keep which commit a model of the hub was opened at."""
-        spec = self.profile.models[name]
-        if not Path(spec.location).is_dir() and (found := commit(spec.source, self.spec(name).revision)):
-            file, stated = self.folder / "models" / f"{name}.json", {"source": spec.source, "revision": spec.revision}
-            if not file.is_file() or json.loads(file.read_text(encoding="utf-8")) != stated | {"commit": found}:
-                file.parent.mkdir(parents=True, exist_ok=True)
-                write_json(file, stated | {"commit": found})
-
     def model(self, name: str) -> torch.nn.Module:
         """A trained language model of the profile, in its precision and where it says."""
-        model = load_model(self.spec(name), self.device_of(name), self.dtype)
-        self._note(name)
-        return model
+        return load_model(pinned(self.profile.models[name], self.folder), self.device_of(name), self.dtype)
 
     def vision(self, name: str, untrained_seed: int | None = None) -> Vision:
         """The same of a model of images, trained or as an untrained network."""
         seed = None if untrained_seed is None else _of_family(name, untrained_seed)
-        vision = open_vision(self.spec(name), self.device_of(name), self.dtype, seed)
-        self._note(name)
-        return vision
+        return open_vision(pinned(self.profile.models[name], self.folder), self.device_of(name), self.dtype, seed)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -123,7 +97,7 @@ class Shown:
 
     def reader(self, name: str, untrained_seed: int | None = None) -> Reader | ImageReader | Generator:
         """A model of the profile, trained or as an untrained network, ready to be read."""
-        spec = self.spec(name)
+        spec = pinned(self.profile.models[name], self.folder)
         if spec.modality == "images":
             reader = (Generator if spec.generates else ImageReader)(name, self.vision(name, untrained_seed))
             if reader.grid != (spec.grid, spec.grid):
@@ -136,7 +110,7 @@ class Shown:
                     f"profile {self.profile.name}: {name} is said to have {spec.classes} classes; the model has {reader.classes}"
                 )
         elif untrained_seed is None:
-            reader = Reader(name, self.model(name), load_tokenizer(self.spec(name)))
+            reader = Reader(name, self.model(name), load_tokenizer(spec))
         else:
             seed = _of_family(name, untrained_seed)
             model = load_untrained(spec, seed, self.device_of(name), self.dtype)
@@ -271,7 +245,7 @@ class Shown:
         return self._text(pair, tokens, sample=tokens)
 
     def _text(self, pair: tuple[str, str], tokens: int, sample: int | None = None) -> Budgeted:
-        tokenizers = [load_tokenizer(self.spec(name)) for name in pair]
+        tokenizers = [load_tokenizer(pinned(self.profile.models[name], self.folder)) for name in pair]
         context, per_document = self.profile.context, self.profile.segments_per_document
 
         def stream() -> Iterator[Segment]:
