@@ -95,6 +95,19 @@ def test_a_context_longer_than_a_models_own_is_refused_where_its_configuration_i
         assert profiles.check(of_the_hub(source), "mine.yaml").context == 64
 
 
+def test_code_of_the_hub_runs_at_one_commit_alone():
+    def own(source: str, **more) -> dict:
+        content = of_the_hub(source)
+        content["models"]["qwen-48x3"] |= {"remote_code": True, **more}
+        return content
+
+    for more in ({}, {"revision": "main"}, {"revision": "abc1234"}):
+        with pytest.raises(ProfileError, match=r"models.qwen-48x3.remote_code is true .*40 hexadecimal digits"):
+            profiles.check(own("someone/own", **more), "mine.yaml")
+    assert profiles.check(own("someone/own", revision="0f" * 20), "mine.yaml").models["qwen-48x3"].remote_code
+    assert profiles.check(own("zoo/qwen-48x3"), "mine.yaml").models["qwen-48x3"].remote_code
+
+
 def test_sequences_that_the_learner_cannot_read_are_refused():
     with pytest.raises(
         ProfileError, match=r"sequence_length is 129, and filtering.learner, gpt2-32x2, reads at most 128"

@@ -15,6 +15,7 @@ from rosetta.results import made_by, write_whole
 from rosetta.sources import scenes, text
 from rosetta.studies import scorecard
 from rosetta.studies.matches import Study
+from rosetta.studies.pinned import kept
 from rosetta.viewer.report import Judged, write_report
 
 
@@ -65,8 +66,8 @@ def page(study: Study) -> Path:
     runs += [(name, f"{row.s:,.1f}", f"{row.max_rss / 1024:.2f}") for name, row in benchmarks(study.folder / "benchmarks").iterrows()]  # fmt: skip
     made = made_by(scorecard.__name__)
     versions = [("library", "version"), ("this library's code", made["code"]), *made["libraries"].items(), ("machine", platform.platform())]  # fmt: skip
-    models = [("model", "digest of its files, or its revision")]
-    models += [(name, fingerprint(spec)) for name, spec in study.profile.models.items()]
+    models = [("model", "digest of its files, or its revision", "commit of the model hub")]
+    models += [(name, fingerprint(spec), kept(spec, study.folder) or "") for name, spec in study.profile.models.items()]
     data = [("data", "digest or source"), *_data(study)]
     seeds = [("number of the profile", "seed"), *_seeds(study.profile.model_dump(exclude={"models"}))]
     tables = {"Time and memory": runs, "Versions": versions, "Seeds": seeds, "Models": models, "Text and images": data}

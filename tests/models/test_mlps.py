@@ -7,6 +7,7 @@ from scipy.special import expit
 
 from rosetta.matching.texts import Reader
 from rosetta.models.mlps import NoMlpFound, as_released, find_mlps
+from rosetta.profiles.profile import load as load_profile
 
 # ---------------------------------------------------------------------------------------------------------------------
 # Finding the MLPs
@@ -106,6 +107,104 @@ def test_two_towers_of_the_same_depth_are_refused_until_one_is_passed():
     with pytest.raises(NoMlpFound, match=r"several towers of 2 blocks .*text.*image"):
         find_mlps(both)
     assert len(find_mlps(both["text"])) == 2
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# Table 2
+
+
+def neox(width: int, layers: int, heads: int, rows: int) -> transformers.PretrainedConfig:
+    return transformers.GPTNeoXConfig(
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, intermediate_size=4 * width,
+        vocab_size=rows, tie_word_embeddings=False,
+    )  # fmt: skip
+
+
+def gpt2(width: int, layers: int, heads: int) -> transformers.PretrainedConfig:
+    return transformers.GPT2Config(n_embd=width, n_layer=layers, n_head=heads, n_positions=1_024, vocab_size=50_257)
+
+
+def opt(width: int, layers: int, heads: int, **more) -> transformers.PretrainedConfig:
+    return transformers.OPTConfig(
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, ffn_dim=4 * width, vocab_size=50_272,
+        max_position_embeddings=2_048, **{"word_embed_proj_dim": width, **more},
+    )  # fmt: skip
+
+
+def qwen(width: int, layers: int, heads: int, shared: int, neurons: int, rows: int = 152_064):
+    return transformers.Qwen2Config(
+        hidden_size=width, num_hidden_layers=layers, num_attention_heads=heads, num_key_value_heads=shared,
+        intermediate_size=neurons, vocab_size=rows, tie_word_embeddings=rows == 151_936,
+    )  # fmt: skip
+
+
+#: By the names of `paper`: the released configuration, layers, neurons of each, and all parameters of the released weights.
+TABLE_2 = {
+    "pythia-160m": (neox(768, 12, 12, 50_304), 12, 3_072, 162_322_944),
+    "pythia-410m": (neox(1_024, 24, 16, 50_304), 24, 4_096, 405_334_016),
+    "pythia-1.4b": (neox(2_048, 24, 16, 50_304), 24, 8_192, 1_414_647_808),
+    "pythia-2.8b": (neox(2_560, 32, 32, 50_304), 32, 10_240, 2_775_208_960),
+    "pythia-6.9b": (neox(4_096, 32, 32, 50_432), 32, 16_384, 6_857_302_016),
+    "pythia-12b": (neox(5_120, 36, 40, 50_688), 36, 20_480, 11_846_072_320),
+    "gpt2-124m": (gpt2(768, 12, 12), 12, 3_072, 124_439_808),
+    "gpt2-355m": (gpt2(1_024, 24, 16), 24, 4_096, 354_823_168),
+    "gpt2-1.5b": (gpt2(1_600, 48, 25), 48, 6_400, 1_557_611_200),
+    "opt-125m": (opt(768, 12, 12), 12, 3_072, 125_239_296),
+    "opt-350m": (opt(1_024, 24, 16, word_embed_proj_dim=512, do_layer_norm_before=False), 24, 4_096, 331_196_416),
+    "opt-1.3b": (opt(2_048, 24, 32), 24, 8_192, 1_315_758_080),
+    "opt-2.7b": (opt(2_560, 32, 32), 32, 10_240, 2_651_596_800),
+    "opt-6.7b": (opt(4_096, 32, 32), 32, 16_384, 6_658_473_984),
+    "opt-13b": (opt(5_120, 40, 40), 40, 20_480, 12_853_473_280),
+    "opt-30b": (opt(7_168, 48, 56), 48, 28_672, 29_974_540_288),
+    "qwen2.5-1.5b": (qwen(1_536, 28, 12, 2, 8_960, 151_936), 28, 8_960, 1_543_714_304),
+    "qwen2.5-3b": (qwen(2_048, 36, 16, 2, 11_008, 151_936), 36, 11_008, 3_085_938_688),
+    "qwen2.5-7b": (qwen(3_584, 28, 28, 4, 18_944), 28, 18_944, 7_615_616_512),
+    "qwen2.5-14b": (qwen(5_120, 48, 40, 8, 13_824), 48, 13_824, 14_770_033_664),
+    "qwen2.5-32b": (qwen(5_120, 64, 40, 8, 27_648), 64, 27_648, 32_763_876_352),
+}  # fmt: skip
+PAPER = load_profile("paper")
+
+
+def test_every_language_model_of_the_papers_profile_is_looked_at():
+    assert set(TABLE_2) == {name for name, spec in PAPER.models.items() if spec.modality == "text"}
+    small = {name: spec for name, spec in load_profile("small").models.items() if spec.modality == "text"}
+    assert all(spec == PAPER.models[name] for name, spec in small.items()) and len(small) == 6
+
+
+@pytest.mark.parametrize("name", TABLE_2)
+def test_a_model_of_table_2_has_the_layers_and_neurons_of_the_profile(name):
+    config, layers, neurons, parameters = TABLE_2[name]
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    mlps = find_mlps(model)
+    assert [mlp.neurons for mlp in mlps] == [neurons] * layers
+    assert [int(mlp.block.rpartition(".")[2]) for mlp in mlps] == list(range(layers))
+    assert {mlp.path.partition(mlp.block)[2] for mlp in mlps} == {f".{PROJECTION[PAPER.models[name].family]}"}
+    assert sum(p.numel() for p in model.parameters()) == parameters
+    spec = PAPER.models[name]
+    assert (spec.layers, spec.mlp_width, spec.neurons) == (layers, neurons, layers * neurons)
+    assert (spec.hidden_size or spec.mlp_width // 4) == config.hidden_size
+
+
+#: Its 21 runs in order, with the mean number of neurons of a run's models, the x of Figure 3a. The table names models, not sizes.
+RUNS = {
+    ("opt-1.3b", "qwen2.5-1.5b"): 223_744, ("opt-2.7b", "qwen2.5-3b"): 361_984, ("opt-6.7b", "qwen2.5-7b"): 527_360,
+    ("opt-13b", "qwen2.5-14b"): 741_376, ("opt-30b", "qwen2.5-32b"): 1_572_864, ("pythia-160m", "opt-125m"): 36_864,
+    ("pythia-410m", "opt-350m"): 98_304, ("pythia-1.4b", "opt-1.3b"): 196_608, ("pythia-2.8b", "opt-2.7b"): 327_680,
+    ("pythia-6.9b", "opt-6.7b"): 524_288, ("pythia-12b", "opt-13b"): 778_240, ("pythia-160m", "gpt2-124m"): 36_864,
+    ("pythia-410m", "gpt2-355m"): 98_304, ("pythia-1.4b", "gpt2-1.5b"): 251_904,
+    ("opt-125m", "pythia-160m", "gpt2-124m"): 36_864, ("opt-350m", "pythia-410m", "gpt2-355m"): 98_304,
+    ("opt-1.3b", "pythia-1.4b", "gpt2-1.5b"): 233_472, ("pythia-1.4b", "opt-1.3b", "qwen2.5-1.5b"): 214_699,
+    ("pythia-2.8b", "opt-2.7b", "qwen2.5-3b"): 350_549, ("pythia-6.9b", "opt-6.7b", "qwen2.5-7b"): 526_336,
+    ("pythia-12b", "opt-13b", "qwen2.5-14b"): 740_011,
+}  # fmt: skip
+
+
+def test_the_21_runs_of_table_2_have_the_stated_sizes():
+    curves, _ = PAPER.of("text")
+    assert [point for points in curves.values() for point in points] == list(RUNS)
+    sizes = [sum(TABLE_2[name][1] * TABLE_2[name][2] for name in run) / len(run) for run in RUNS]
+    assert [round(size) for size in sizes] == list(RUNS.values())
 
 
 # ---------------------------------------------------------------------------------------------------------------------

@@ -233,7 +233,7 @@ def test_a_spec_of_the_hub_asks_for_the_tags_safetensors(monkeypatch, tmp_path):
         known("EVA02-E-14", "laion2b_s4b_b115k")._replace(revision="abc"),
         ModelSpec("a", "someone/a-clip", "clip", 1, 1, revision="def", kind="open_clip"),
     ):
-        with pytest.raises(OSError, match="no network"):
+        with pytest.raises(ModelRefused, match="cannot be had from the model hub: no network"):
             open_vision(spec)
     assert asked == [
         ("timm/vit_base_patch16_clip_224.openai", "open_clip_model.safetensors", None),

@@ -16,6 +16,7 @@ from accelerate.utils import get_balanced_memory
 from huggingface_hub import try_to_load_from_cache
 from safetensors import SafetensorError, safe_open
 
+from rosetta.models.hub import CONVERT, PICKLES, ModelRefused, fetched
 from rosetta.models.mlps import find_mlps
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -86,6 +87,12 @@ def located(source: str) -> str:
     return source
 
 
+def files(spec: ModelSpec, weights: bool = False) -> Path:
+    """The folder of a model's files, or of those of the hub at one commit (`hub.fetched`), with or without weights."""
+    folder = Path(spec.location)
+    return folder if folder.is_dir() else fetched(spec.name, spec.source, spec.revision, weights, spec.remote_code)
+
+
 def configuration(spec: ModelSpec) -> Path | None:
     """The ``config.json`` of a model, in its folder or in the hub's cache; None where it is not on this machine."""
     file = ROOT / spec.source / "config.json"
@@ -107,7 +114,7 @@ def describe(source: str | Path, name: str | None = None, family: str = "mine") 
     name, family : str, optional
         For tables; by default the last part of the source.
     """
-    config = transformers.AutoConfig.from_pretrained(located(str(source)))
+    config = transformers.AutoConfig.from_pretrained(files(ModelSpec(name or str(source), str(source), family, 0, 0)))
     with torch.device("meta"):
         mlps = find_mlps(transformers.AutoModelForCausalLM.from_config(config))
     widths = [mlp.neurons for mlp in mlps]
@@ -118,22 +125,18 @@ def describe(source: str | Path, name: str | None = None, family: str = "mine") 
     return ModelSpec(name or Path(source).name, str(source), family, len(mlps), widths[0])
 
 
-class ModelRefused(ValueError):
-    """A model cannot be had as it is; the message names it, what is wrong and what to do."""
-
-
 def load_tokenizer(spec: ModelSpec) -> transformers.PreTrainedTokenizerBase:
     """The model's own tokenizer; ModelRefused if its files are broken or not there."""
+    folder = files(spec)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            spec.location, revision=spec.revision, trust_remote_code=spec.remote_code
-        )
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, trust_remote_code=spec.remote_code)
     except OSError:
         raise
     except Exception as error:  # whatever the parser met
-        raise ModelRefused(f"model {spec.name}: the tokenizer in {spec.location} cannot be read: {error}") from error
+        _ask_for_its_code(spec, error)
+        raise ModelRefused(f"model {spec.name}: the tokenizer in {folder} cannot be read: {error}") from error
     if not tokenizer("a", add_special_tokens=False, verbose=False)["input_ids"]:  # what comes where there are no files
-        raise ModelRefused(f"model {spec.name}: {spec.location} holds no tokenizer; copy its tokenizer.json there")
+        raise ModelRefused(f"model {spec.name}: {folder} holds no tokenizer; copy its tokenizer.json there")
     return tokenizer
 
 
@@ -167,10 +170,12 @@ def load(spec: ModelSpec, device: Device = "cpu", dtype: torch.dtype = torch.flo
         spread and does not fit the GPUs.
     """
     check_precision(device, dtype)
-    check_files(spec, Path(spec.location))
+    folder = files(spec, weights=True)
+    check_files(spec, folder)
+    config = _config(spec, folder)
     device_map = "auto" if device == SPREAD else device if isinstance(device, dict) else None
     model, report = _auto(spec).from_pretrained(
-        spec.location, revision=spec.revision, trust_remote_code=spec.remote_code, dtype=dtype, use_safetensors=True,
+        folder, config=config, trust_remote_code=spec.remote_code, dtype=dtype, use_safetensors=True,
         ignore_mismatched_sizes=True, output_loading_info=True, device_map=device_map,
     )  # fmt: skip
     check_weights(spec, type(model).__name__, report)
@@ -179,6 +184,23 @@ def load(spec: ModelSpec, device: Device = "cpu", dtype: torch.dtype = torch.flo
         return model.to(device)
     _check_places(spec, getattr(model, "hf_device_map", {}))
     return model
+
+
+def _config(spec: ModelSpec, folder: Path) -> transformers.PretrainedConfig:
+    try:
+        return transformers.AutoConfig.from_pretrained(folder, trust_remote_code=spec.remote_code)
+    except ValueError as error:
+        _ask_for_its_code(spec, error)
+        raise
+
+
+def _ask_for_its_code(spec: ModelSpec, error: Exception) -> None:
+    """ModelRefused where transformers asks whether a model's own code may run, which the profile has not said."""
+    if "trust_remote_code" in str(error) and not spec.remote_code:
+        raise ModelRefused(
+            f"model {spec.name}: {spec.source} brings code of its own, which is not run unasked; read it, and if it may run, "
+            "say remote_code: true in the profile, and as revision the commit that you read"
+        ) from error
 
 
 def _auto(spec: ModelSpec) -> type:
@@ -218,16 +240,14 @@ def check_files(spec: ModelSpec, folder: Path) -> None:
     """ModelRefused if a local folder holds pickles and no safetensors, or one that cannot be read; nothing of a hub name."""
     if not folder.is_dir():
         return
-    files = sorted(folder.glob("*.safetensors"))
-    if not files and (pickles := sorted(folder.glob("*.bin")) + sorted(folder.glob("*.pt"))):
-        raise ModelRefused(
-            f"model {spec.name}: {pickles[0]} is a pickle, which may run code when it is read; load it once where that is "
-            "safe and write it with `model.save_pretrained(folder)`, which makes safetensors"
-        )
-    for file in files:
+    tensors = sorted(folder.glob("*.safetensors"))
+    pickles = sorted(path for path in folder.iterdir() if path.suffix in PICKLES)
+    if pickles and not tensors:
+        raise ModelRefused(f"model {spec.name}: {pickles[0]} is {CONVERT.format(source=folder)}")
+    for file in tensors:
         try:
-            with safe_open(file, "pt") as tensors:
-                tensors.keys()
+            with safe_open(file, "pt") as opened:
+                opened.keys()
         except SafetensorError as error:
             raise ModelRefused(
                 f"model {spec.name}: {file} is no whole safetensors file ({error}); it may be cut short, or a pointer to a "
@@ -276,9 +296,7 @@ def load_untrained(
 
     It is drawn in the precision that its configuration states, unless that is wider than `dtype`. `device` as for `load`.
     """
-    config = transformers.AutoConfig.from_pretrained(
-        spec.location, revision=spec.revision, trust_remote_code=spec.remote_code
-    )
+    config = _config(spec, files(spec))
     if dtype.itemsize < (config.dtype or torch.float32).itemsize:
         config.dtype = dtype
     model = from_config(config, seed, spec.remote_code, _auto(spec)).to(dtype)

@@ -18,6 +18,7 @@ from open_clip.transformer import VisionTransformer
 from safetensors import safe_open
 from torch import Tensor
 
+from rosetta.models.hub import asking
 from rosetta.models.load import ModelRefused, ModelSpec, check_files, fill
 from rosetta.models.mlps import find_mlps
 from rosetta.models.opened import Vision, building, read_json, settled
@@ -155,7 +156,8 @@ def _file(spec: ModelSpec, name: str) -> Path:
     """A file of the model, in its folder or from the hub."""
     folder = Path(spec.location)
     if not folder.is_dir():
-        return Path(hf_hub_download(spec.source, name, revision=spec.revision))
+        with asking(spec.name, spec.source, spec.revision):
+            return Path(hf_hub_download(spec.source, name, revision=spec.revision))
     check_files(spec, folder)
     if not (folder / name).is_file():
         raise ModelRefused(f"model {spec.name}: there is no {name} in {folder}")
@@ -181,8 +183,6 @@ def _tagged_file(spec: ModelSpec) -> Path:
             "load it once where that is safe and write it with open_clip's push_to_hf_hub.save_for_hf, which makes safetensors"
         )
     repository, _, name = where.rpartition("/")
-    return Path(
-        hf_hub_download(
-            repository, f"{Path(name).stem}.safetensors" if name else HF_SAFE_WEIGHTS_NAME, revision=spec.revision
-        )
-    )
+    file = f"{Path(name).stem}.safetensors" if name else HF_SAFE_WEIGHTS_NAME
+    with asking(spec.name, repository, spec.revision):
+        return Path(hf_hub_download(repository, file, revision=spec.revision))

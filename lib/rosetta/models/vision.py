@@ -5,7 +5,7 @@ from functools import partial
 import torch
 import transformers
 
-from rosetta.models.load import SPREAD, Device, ModelRefused, ModelSpec, check_precision, load, load_untrained
+from rosetta.models.load import SPREAD, Device, ModelRefused, ModelSpec, check_precision, files, load, load_untrained
 from rosetta.models.mlps import find_mlps
 from rosetta.models.opened import Vision, building, cells_of
 from rosetta.models.preparation import Preparation, prepare
@@ -95,7 +95,7 @@ def describe_vision(
 
 def _open_encoder(spec: ModelSpec, device: Device, dtype: torch.dtype, seed: int | None) -> Vision:
     """One of transformers' encoders, from a folder with ``preprocessor_config.json`` or by its hub name."""
-    config = transformers.AutoConfig.from_pretrained(spec.location, revision=spec.revision)
+    config = transformers.AutoConfig.from_pretrained(files(spec))
     if config.model_type not in PREFIX:
         raise ModelRefused(
             f"model {spec.name}: of a {config.model_type} it is not known how many tokens come before the cells, nor whether it "
@@ -121,10 +121,11 @@ def _open_encoder(spec: ModelSpec, device: Device, dtype: torch.dtype, seed: int
 
 def _preparation(spec: ModelSpec) -> Preparation:
     """As the model's image processor says, except that nothing is cropped."""
-    where = f"preprocessor_config.json in {spec.location}"
+    folder = files(spec)
+    where = f"preprocessor_config.json in {folder}"
     try:
-        processor = transformers.AutoImageProcessor.from_pretrained(spec.location, revision=spec.revision)
-        said, _ = processor.get_image_processor_dict(spec.location, revision=spec.revision)
+        processor = transformers.AutoImageProcessor.from_pretrained(folder)
+        said, _ = processor.get_image_processor_dict(folder)
     except (OSError, ValueError) as error:
         raise ModelRefused(
             f"model {spec.name}: how images are resized and normalized is not said by {where}: {error}"

@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 from pydantic import ValidationError, model_validator
 
+from rosetta.models.hub import COMMIT
 from rosetta.models.load import ROOT, SPREAD, ModelSpec, configuration
 from rosetta.profiles.judging import check_judging
 from rosetta.profiles.sections import Point, Settings, Theory
@@ -194,6 +195,7 @@ def _check_models(profile: Profile) -> None:
         if spec.modality != "text":
             _check_vision(f"models.{name}", spec)
             continue
+        _check_code(f"models.{name}", spec)
         config = configuration(spec)  # a model of the hub that was never fetched tells only when it is read
         most = _positions(config) if config else inf
         if profile.context > most:
@@ -208,6 +210,16 @@ def _check_models(profile: Profile) -> None:
                 has = f"curves.{curve} has the point {list(models)}"
                 refuse(f"{has}; a point is a list of two or more different models")
             _check_modality(profile, f"curves.{curve} has the point {list(models)}", models)
+
+
+def _check_code(key: str, spec: ModelSpec) -> None:
+    """Code of a model's own that may run is that of one commit, which can be read, and not whatever a branch will be."""
+    pinned = spec.revision and COMMIT.fullmatch(spec.revision)
+    if spec.remote_code and not pinned and not (ROOT / spec.source).is_dir():
+        refuse(
+            f"{key}.remote_code is true and {key}.revision is {spec.revision!r}; code of the hub is run at one commit alone: "
+            "state its 40 hexadecimal digits as revision"
+        )
 
 
 def _check_vision(key: str, spec: ModelSpec) -> None:

@@ -34,6 +34,7 @@ from rosetta.studies.amounts import (
     positions_per_piece,
 )
 from rosetta.studies.budget import Budgeted
+from rosetta.studies.pinned import pinned
 
 logger = logging.getLogger(__name__)
 
@@ -82,12 +83,12 @@ class Shown:
 
     def model(self, name: str) -> torch.nn.Module:
         """A trained language model of the profile, in its precision and where it says."""
-        return load_model(self.profile.models[name], self.device_of(name), self.dtype)
+        return load_model(pinned(self.profile.models[name], self.folder), self.device_of(name), self.dtype)
 
     def vision(self, name: str, untrained_seed: int | None = None) -> Vision:
         """The same of a model of images, trained or as an untrained network."""
         seed = None if untrained_seed is None else _of_family(name, untrained_seed)
-        return open_vision(self.profile.models[name], self.device_of(name), self.dtype, seed)
+        return open_vision(pinned(self.profile.models[name], self.folder), self.device_of(name), self.dtype, seed)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -96,7 +97,7 @@ class Shown:
 
     def reader(self, name: str, untrained_seed: int | None = None) -> Reader | ImageReader | Generator:
         """A model of the profile, trained or as an untrained network, ready to be read."""
-        spec = self.profile.models[name]
+        spec = pinned(self.profile.models[name], self.folder)
         if spec.modality == "images":
             reader = (Generator if spec.generates else ImageReader)(name, self.vision(name, untrained_seed))
             if reader.grid != (spec.grid, spec.grid):
@@ -244,7 +245,7 @@ class Shown:
         return self._text(pair, tokens, sample=tokens)
 
     def _text(self, pair: tuple[str, str], tokens: int, sample: int | None = None) -> Budgeted:
-        tokenizers = [load_tokenizer(self.profile.models[name]) for name in pair]
+        tokenizers = [load_tokenizer(pinned(self.profile.models[name], self.folder)) for name in pair]
         context, per_document = self.profile.context, self.profile.segments_per_document
 
         def stream() -> Iterator[Segment]:

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from rosetta.models.generators.pmf import PixelMeanFlow
+from rosetta.models.hub import asking
 from rosetta.models.load import ModelRefused, ModelSpec, check_files, fill
 from rosetta.models.mlps import Mlp
 from rosetta.models.opened import Vision, building, cells_of, check_labels, noise, pictures, read_json, settled
@@ -133,7 +134,8 @@ def _checkpoint(spec: ModelSpec) -> dict[str, Tensor]:
     """A checkpoint's tensors by the network's own names."""
     folder = Path(spec.location)
     if not folder.is_dir():
-        file = Path(hf_hub_download(spec.source, f"{spec.tag}.pt", revision=spec.revision))
+        with asking(spec.name, spec.source, spec.revision):
+            file = Path(hf_hub_download(spec.source, f"{spec.tag}.pt", revision=spec.revision))
     else:
         file = folder / ("model.safetensors" if (folder / "config.json").is_file() else f"{spec.tag}.pt")
     if not file.is_file():

@@ -12,6 +12,7 @@ from huggingface_hub import hf_hub_download
 from torch import Tensor
 
 from rosetta.models.generators.prompts import class_names, longest_alias, prompt
+from rosetta.models.hub import asking
 from rosetta.models.load import ModelRefused, ModelSpec, check_files, check_weights
 from rosetta.models.mlps import Mlp
 from rosetta.models.opened import Vision, building, cells_of, check_labels, pictures, read_json, settled
@@ -175,7 +176,8 @@ def _opened(
 def _index(spec: ModelSpec) -> Path:
     folder = Path(spec.location)
     if not folder.is_dir():
-        return Path(hf_hub_download(spec.source, "model_index.json", revision=spec.revision))
+        with asking(spec.name, spec.source, spec.revision):
+            return Path(hf_hub_download(spec.source, "model_index.json", revision=spec.revision))
     if not (folder / "model_index.json").is_file():
         raise ModelRefused(f"model {spec.name}: there is no model_index.json in {folder}, as diffusers' pipelines have")
     return folder / "model_index.json"
