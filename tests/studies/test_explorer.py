@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from rosetta import models
 from rosetta.matching.alignment import token_byte_spans
-from rosetta.matching.mutual import COLUMNS, collapse
+from rosetta.matching.mutual import COLUMNS, collapse, matched_neurons, top_k
 from rosetta.neurons import labels
 from rosetta.studies import explorer, properties
 from rosetta.studies.matches import Study
@@ -280,7 +280,7 @@ def asking(study: Study, **changes) -> Study:
 
 
 def test_a_page_shows_neurons_that_all_models_of_the_point_share(study):
-    tables = [study.matches(pair) for pair in (PAIR, OTHER)]
+    tables = [top_k(study.matches(pair), 1) for pair in (PAIR, OTHER)]
     shared = set(collapse(tables, PYTHIA)[["layer", "unit"]].itertuples(index=False, name=None))
     found = properties.contexts(study, PYTHIA)
     fires = set(found[found.activation > 0][["layer", "unit"]].itertuples(index=False, name=None))
@@ -296,7 +296,7 @@ def test_a_page_shows_neurons_that_all_models_of_the_point_share(study):
 
 def test_a_page_of_a_pair_shows_what_the_pair_shares(study):
     drawn, count = explorer.examples(asking(study, neurons=1_000), PAIR)
-    assert len(drawn) == count == len(explorer.partners(PYTHIA, [study.matches(PAIR)]))
+    assert len(drawn) == count == len(matched_neurons(top_k(study.matches(PAIR), 1), PYTHIA))
     assert {tuple(m.model for m in neuron.members) for neuron in drawn} == {PAIR}
 
 

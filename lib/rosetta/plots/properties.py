@@ -113,7 +113,7 @@ def fig31(depths: pd.DataFrame) -> Figure:
     return figure
 
 
-def examples(columns: dict[str, list[Block]], contexts: int = 5, characters: int = 52) -> Figure:
+def examples(columns: dict[str, list[Block]], contexts: int = 5, characters: int = 40) -> Figure:
     """Figures 19 and 20: what neurons fire on; a block of text lines a neuron, coloured by its activation.
 
     Parameters
@@ -125,7 +125,7 @@ def examples(columns: dict[str, list[Block]], contexts: int = 5, characters: int
     """
     rows = max(map(len, columns.values()))
     contexts = min(contexts, max(len(neuron.contexts) for blocks in columns.values() for _, neuron, _ in blocks))
-    figure = plt.figure(figsize=(0.094 * characters * len(columns), (0.18 * contexts + 0.36) * rows + 0.5))
+    figure = plt.figure(figsize=(0.094 * characters * len(columns), (0.2 * contexts + 0.36) * rows + 0.5))
     parts = figure.subfigures(1, len(columns), squeeze=False)[0]
     for part, (heading, blocks) in zip(parts, columns.items(), strict=True):
         part.suptitle(heading)
@@ -134,7 +134,8 @@ def examples(columns: dict[str, list[Block]], contexts: int = 5, characters: int
             axes.axis("off")
         for axes, (title, neuron, model) in zip(panels, blocks, strict=False):
             _lines(axes, neuron, model, contexts, characters)
-            axes.set_title(style.drawable(title), fontsize=10, loc="left", pad=2, parse_math=False)
+            title = style.cut(style.drawable(title), characters + 4)
+            axes.set_title(title, fontsize=10, loc="left", pad=2, parse_math=False)
     return figure
 
 
@@ -167,7 +168,7 @@ def fig08(neurons: Sequence[RosettaNeuron], title: str, contexts: int = 3, chara
             name = f"{style.cut(member.model, 15)}\nL{member.layer}/U{member.unit}{of}"
             figure.text(0.08 / WIDTH, y / height, name, fontsize=10, linespacing=1.25, **said)
             at = (side / WIDTH, (y - contexts * line) / height, 1 - (side + 0.05) / WIDTH, contexts * line / height)
-            _lines(figure.add_axes(at), neuron, member.model, contexts, characters, size=10)
+            _lines(figure.add_axes(at), neuron, member.model, contexts, characters)
             y -= block
     figure.text(0.08 / WIDTH, 0.62 / height, "r: with the first\nmodel's neuron", fontsize=10, va="top")
     bar = figure.add_axes((side / WIDTH, 0.5 / height, 1 - (side + 0.2) / WIDTH, 0.12 / height))
@@ -177,13 +178,13 @@ def fig08(neurons: Sequence[RosettaNeuron], title: str, contexts: int = 3, chara
     return figure
 
 
-def _lines(axes: Axes, neuron: RosettaNeuron, model: str, contexts: int, characters: int, **style_of) -> None:
+def _lines(axes: Axes, neuron: RosettaNeuron, model: str, contexts: int, characters: int) -> None:
     """A neuron's strongest contexts, a line each, coloured by a model's activation."""
     shown = [_around_peak(context, model, characters) for context in neuron.contexts[:contexts]]
     pieces = [character for text, _ in shown for character in (*text, "\n")]
     values = [value for _, heat in shown for value in (*heat, 0.0)]
     norm = plt.Normalize(0, max(values, default=0) or 1)
-    style.heat_text(axes, pieces, values, norm, characters, contexts, **style_of)
+    style.heat_text(axes, pieces, values, norm, characters, contexts, size=10)
 
 
 def _around_peak(context: Context, model: str, characters: int) -> tuple[str, np.ndarray]:
