@@ -101,6 +101,8 @@ ROSETTA = matched(
     + [STUDY.filtering.pair]
     + ([pair for pair in (*STUDY.curves[STUDY.images.k_curve], STUDY.images.pair) if len(pair) == 2] if STUDY.images else [])
 )
+#: What the pages of Figures 8 to 13 show, in notebook 06.
+PAGES = matched([pair for point in STUDY.examples.points for pair in STUDY.pairs_of(point)])
 #: Whose positions, and whose images, notebook 02 looks at more closely.
 EXAMPLES = [STUDY.positions.pair] + ([STUDY.images.pair] if STUDY.images else [])
 #: What defines those that judges are asked about, in notebook 05; and the generators beside which it matches one more family.
@@ -279,6 +281,7 @@ rule polarization:
 rule specialization:
     input:
         ROSETTA,
+        PAGES,
         notebook="notebooks/06_specialization.ipynb",
         library=LIBRARY,
     output:

@@ -206,6 +206,7 @@ def write_profile(folder: Path, text: Path, name="tiny", **changes) -> Path:
         "token_sweep": {"pair": list(PAIR), "tokens": [300, 900, 2_000]},
         "properties": content["properties"] | {"rosetta": {"pythia": "pythia-opt"}, "firing": ["pythia"]},
         "explorer": content["explorer"] | {"point": list(PAIR)},
+        "examples": content["examples"] | {"points": [list(PAIR)]},
         "filtering": content["filtering"] | {"pair": list(PAIR), "scorer": PAIR[0]},
         "images": None,
         "judging": None,

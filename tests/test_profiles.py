@@ -197,6 +197,7 @@ def test_both_orders_of_a_pair_stay_apart():
     content = changed("curves", to={"there": [pair], "back": [pair[::-1]]}) | {"k_curve": "there"}
     content["properties"] |= {"rosetta": {"opt": "back"}, "firing": ["opt"]}
     content["explorer"]["point"] = content["positions"]["pair"] = pair
+    content["examples"]["points"] = [pair, pair[::-1]]
     content["filtering"] |= {"pair": pair, "scorer": "opt-32x2"}
     content |= {"images": None, "judging": None}
     profile = profiles.check(content, "both.yaml")
@@ -377,6 +378,9 @@ def test_a_family_is_followed_along_the_curve_that_defines_its_rosetta_neurons()
         (("properties", "baseline", "neurons"), 0, "properties.baseline.neurons is 0; it must be"),
         (("properties", "baseline", "seeds"), ..., "the key properties.baseline.seeds is missing"),
         (("explorer", "point"), ["opt-32x2", "gpt2-32x2"], "explorer.point is ['opt-32x2', 'gpt2-32x2']; it must be a point"),
+        (("examples", "points"), [["opt-32x2", "gpt2-32x2"]], "examples.points has ['opt-32x2', 'gpt2-32x2']; each must be a point"),
+        (("examples", "points"), 2 * [["pythia-32x2", "opt-32x2"]], "['pythia-32x2', 'opt-32x2']; each must be a point of one of the curves, and none"),
+        (("examples", "points"), [["onestep-32x2", "openclip-32x2"]], "examples.points names 'onestep-32x2', a model of images; it is about text"),
         (("filtering", "pair"), ["opt-32x2", "gpt2-32x2"], "filtering.pair is ['opt-32x2', 'gpt2-32x2']; it must be a point"),
         (("filtering", "scorer"), "qwen-32x2", "hold the scorer, 'qwen-32x2'"),
         (("models", "gpt2-32x2", "device"), "spread", "filtering.learner is 'gpt2-32x2', whose device is 'spread'; it is trained"),

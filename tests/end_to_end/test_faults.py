@@ -51,6 +51,7 @@ def small(profile: Path) -> Path:
     content["curves"] = {curve: content["curves"][curve]}
     content["properties"] |= {"rosetta": dict.fromkeys(families, curve), "firing": families[:1]}
     content["explorer"]["point"] = content["filtering"]["pair"]
+    content["examples"]["points"] = content["curves"][curve]
     profile.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
     return profile
 

@@ -21,8 +21,8 @@ from rosetta.studies.matches import Study
 FIGURES = [
     "fig23_alignment", "fig03a_scaling", "fig04_untrained", "fig25_topk", "fig26_permuted", "fig33_tokens", "fig05_frontiers",
     "fig27_simulation", "fig06a_polarization", "fig28_polarization", "fig19_fig20_examples", "fig07_firing",
-    "fig29_firing_pythia", f"fig30_firing_{hostile.NAMES['qwen']}", "fig31_depth", "fig08_examples", "table1_perplexity",
-    "08_exponents",
+    "fig29_firing_pythia", f"fig30_firing_{hostile.NAMES['qwen']}", "fig31_depth", "table1_perplexity", "08_exponents",
+    f"fig08_fig13_pythia-32x2+{hostile.NAMES['opt-32x2']}", f"fig08_fig13_pythia-48x3+opt-48x3+{hostile.NAMES['qwen-48x3']}",
 ]  # fmt: skip
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
@@ -157,6 +157,11 @@ def test_no_text_or_name_becomes_more_than_text_in_a_notebook_that_is_shared(pat
 def test_no_text_or_name_becomes_more_than_text_in_the_explorer(smoke_run, shown):
     text = shown(smoke_run / "explorer.html")
     assert hostile.SUBSET in text and hostile.NAMES["qwen-48x3"] in text
+
+
+def test_no_text_or_name_becomes_more_than_text_in_the_explorer_of_images(smoke_run, profile, shown):
+    text = shown(smoke_run / "explorer_images.html")
+    assert all(name in text for name in profile.images.pair) and re.search(r"\bL\d/U\d+\b", text)
 
 
 def test_no_text_or_name_becomes_more_than_text_in_the_page_of_the_run(smoke_run, profile, shown):

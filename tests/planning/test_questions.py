@@ -35,12 +35,13 @@ def test_questions_are_counted_as_the_notebooks_ask_them(paper, monkeypatch):
     # Of 5 OpenCLIP, 3 DINOv2 and 3 generators both populations, five trials of a hundred; of one by five more numbers of images; and
     # the random neurons of Table 5, in two turns.
     verdicts = (5 + 3 + 3 + 5) * [2 * 5 * 100] + 2 * [5 * 100]
-    assert [row["requests"] for row in asked] == [*verdicts, 4, 4, min(1_000, 700 + 200), 200, 16384]
+    pages = 6 * [4]  # Figures 8 to 13
+    assert [row["requests"] for row in asked] == [*verdicts, 4, 4, min(1_000, 700 + 200), *pages, 200, 16384]
     assert rest.others(paper, H200)["requests"].sum() == sum(row["requests"] for row in asked)
     # 20 contexts of 2 x 200 bytes and a peak, seen in one model, two or three
     views = 20 * (2 * 200 + 4) * 2.5 / 3
     prompt = len("".join(labels.read_prompt()[1:])) / 4
-    for row, models in zip(asked[len(verdicts) :], (2, 1, 3, 2, 1), strict=True):
+    for row, models in zip(asked[len(verdicts) :], (2, 1, 3, *6 * [3], 2, 1), strict=True):
         tokens = row["requests"] * (prompt + models * views + 150) / 1e6
         assert row["what"].endswith(f", {tokens:,.3g}M tokens")
 

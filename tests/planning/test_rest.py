@@ -29,6 +29,8 @@ def test_each_model_is_there_once(paper):
     families = {name: spec.family for name, spec in paper.models.items()}
     assert kurtosis.is_unique and {families[name] for name in kurtosis} == {"pythia", "opt", "qwen"}
     assert contexts.is_unique and {"opt-6.7b", "pythia-6.9b"} <= {*contexts}
+    assert {paper.anchor(point) for point in paper.examples.points} <= {*contexts}
+    assert {"opt-2.7b", "opt-13b"} <= {*contexts}  # which are on no curve of `firing`
 
 
 def test_sizes_of_positions_by_hand(paper, micro):

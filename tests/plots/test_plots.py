@@ -305,6 +305,11 @@ CASES = {
         ["neurons of the model", "100", "200", "400"],
     ),
     "fig31": (lambda: plots.fig31(DEPTHS), {"normalized depth, layer / (layers − 1)", "share of Rosetta Neurons"}, []),
+    "fig08": (
+        lambda: plots.fig08([NEURON] * 2, "title"),
+        {"activation, as a share of that neuron's strongest here"},
+        [],
+    ),
     "examples": (lambda: plots.examples({"low": [("L0/U1", NEURON, "m")] * 2, "high": [("t", NEURON, "m")]}), set(), []),
     "perplexity": (
         lambda: plots.perplexity(RUNS, TABLE1),
@@ -648,6 +653,42 @@ def test_examples_are_lines_around_the_peak():
     assert "".join(text.get_text() for text in axes.texts) == "6789" + "a⏎é□"
     (patch,) = axes.patches
     assert patch.get_xy() == (2, -1) and axes.get_title(loc="left") == "title"
+
+
+def test_a_page_shows_the_same_lines_as_each_model_colours_them():
+    """The first model fires on two tokens of the first line, the second on one of the second: each has its own scale."""
+    heats = [{"m": [(0, 2, 1.0), (4, 5, 4.0)], "n": []}, {"m": [], "n": [(2, 4, 0.5)]}]
+    members = Member("m", 0, 1, 0.0, 1.0, (), None), Member("n", 2, 30, 1.0, 1.0, (), 0.816)
+    contexts = tuple(
+        Context(text, "s", "code", (4, 5), heat) for text, heat in zip(("abcdefghi", "rstuvwxyz"), heats, strict=True)
+    )
+    figure = drawn(plots.fig08([RosettaNeuron(members, "a label", "code", contexts)], "all", contexts=3, characters=7))
+    first, second, bar = figure.axes
+    assert ["".join(text.get_text() for text in axes.texts) for axes in (first, second)] == ["bcdefgh" + "stuvwxy"] * 2
+    heat = plt.get_cmap("YlOrRd")
+    coloured = [[(patch.get_xy(), patch.get_facecolor()) for patch in axes.patches] for axes in (first, second)]
+    strong, weak = to_rgba(heat(1.0)), to_rgba(heat(0.25))
+    assert coloured == [[((0, -1), weak), ((3, -1), strong)], [((1, -2), strong), ((2, -2), strong)]]
+    said = [text.get_text() for text in figure.texts]
+    assert said == ["all", "a label", "m\nL0/U1", "n\nL2/U30\nr = 0.82", "r: with the first\nmodel's neuron"]
+    assert bar.get_xlim() == (0, 1)
+
+
+def test_nothing_on_a_page_lies_on_something_else_whatever_the_names_and_texts():
+    hostile = r"$\frac$ <b> 漢\n " * 20
+    heat = {"x" * 64: [(0, 9, 1.0)], "n": [(3, 5, 2.0)]}
+    members = Member("x" * 64, 40, 20_000, 0.0, 1.0, (), None), Member("n", 9, 28_671, 1.0, 1.0, (), -0.5)
+    neuron = RosettaNeuron(members, hostile, "code", (Context(hostile, "s", "code", (3, 5), heat),) * 3)
+    for neurons in ([], [NEURON], [neuron] * 4):
+        figure = drawn(plots.fig08(neurons, "4 of 1,000 neurons that these 2 models share", 3))
+        *lines, bar = figure.axes
+        whole, said = figure.bbox, [text.get_window_extent() for text in figure.texts]
+        boxes = [*said, *(axes.get_window_extent() for axes in lines), bar.get_tightbbox()]
+        assert len(lines) == sum(len(one.members) for one in neurons)
+        for i, box in enumerate(boxes):
+            assert whole.x0 <= box.x0 and box.x1 <= whole.x1 and whole.y0 <= box.y0 and box.y1 <= whole.y1
+            assert not [other for other in boxes[:i] if box.overlaps(other)]
+    assert figure.texts[1].get_text().startswith(r"$\frac$ <b> □")
 
 
 def test_no_text_of_a_corpus_is_formula_or_beyond_the_font():

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 
 from rosetta import models
 from rosetta.matching.alignment import token_byte_spans
-from rosetta.matching.mutual import COLUMNS
+from rosetta.matching.mutual import COLUMNS, collapse, matched_neurons, top_k
 from rosetta.neurons import labels
 from rosetta.studies import explorer, properties
 from rosetta.studies.matches import Study
@@ -61,6 +61,7 @@ def studied(folder, corpus, **explored) -> Study:
     content["models"][OPT] |= {"source": str(folder / "opt"), "layers": 1}
     content["curves"]["opt-pythia-gpt2"] = [list(POINT)]
     content["explorer"] |= {"point": list(POINT), "contexts": 3, "characters": 100_000} | explored
+    content["examples"] |= {"points": [list(POINT)], "neurons": 3, "contexts": 2}
     return Study(write_profile(folder, corpus, **content), folder)
 
 
@@ -266,6 +267,58 @@ def test_a_cut_moves_the_peak_and_the_heat_by_the_same_characters(data, text, ch
 def test_a_model_that_did_not_read_a_text_has_no_heat_on_it():
     row = Row("ab", 0, 1)
     assert explorer._context(row, {"m": (0, 1, None)}, {"m": {}}, 10).heat == {}
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A page of examples
+
+
+def asking(study: Study, **changes) -> Study:
+    """The same study with other examples."""
+    asked = study.profile.examples.model_copy(update=changes)
+    return Study(study.profile.model_copy(update={"examples": asked}), study.folder.parent)
+
+
+def test_a_page_shows_neurons_that_all_models_of_the_point_share(study):
+    tables = [top_k(study.matches(pair), 1) for pair in (PAIR, OTHER)]
+    shared = set(collapse(tables, PYTHIA)[["layer", "unit"]].itertuples(index=False, name=None))
+    found = properties.contexts(study, PYTHIA)
+    fires = set(found[found.activation > 0][["layer", "unit"]].itertuples(index=False, name=None))
+    drawn, count = explorer.examples(study, POINT)
+    assert count == len(shared & fires) > 6 and len(drawn) == 3
+    keys = [neuron.members[0][1:3] for neuron in drawn]
+    assert keys == sorted(set(keys)) and set(keys) <= shared & fires
+    for neuron, key in zip(drawn, keys, strict=True):
+        assert [m.model for m in neuron.members] == [PYTHIA, OPT, GPT2]
+        of = found[(found.layer == key[0]) & (found.unit == key[1])].sort_values("rank").head(2)
+        assert [c.text for c in neuron.contexts] == list(of.text)
+
+
+def test_a_page_of_a_pair_shows_what_the_pair_shares(study):
+    drawn, count = explorer.examples(asking(study, neurons=1_000), PAIR)
+    assert len(drawn) == count == len(matched_neurons(top_k(study.matches(PAIR), 1), PYTHIA))
+    assert {tuple(m.model for m in neuron.members) for neuron in drawn} == {PAIR}
+
+
+def test_which_neurons_a_page_shows_is_a_draw_by_its_seed(study, monkeypatch):
+    """Planted: four are shared and fire; two are shared and do not, and one is matched in one pair only."""
+    found = properties.contexts(study, PYTHIA)
+    fires = found[(found["rank"] == 1) & (found.activation > 0)]
+    planted = [(layer, unit) for layer in (0, 1) for unit in fires[fires.layer == layer].unit.head(2)]
+    alone = (1, int(fires[fires.layer == 1].unit.iloc[2]))
+    rows = [(*key, 0, i, 0.5, 1, 1) for i, key in enumerate([SILENT, *planted[::-1], DEAD, alone])]
+    tables = {PAIR: table(*PAIR, *rows), OTHER: table(*OTHER, *rows[:-1])}
+    monkeypatch.setattr(Study, "matches", lambda self, pair: tables[pair])
+    monkeypatch.setattr(explorer, "describe", lambda study, anchor, neurons, contexts: list(neurons))
+    pages = [explorer.examples(asking(study, seed=seed, neurons=2), POINT) for seed in range(40)]
+    assert {count for _, count in pages} == {4} and pages[7] == explorer.examples(
+        asking(study, seed=7, neurons=2), POINT
+    )
+    # Each of the six pairs of the four is drawn, in the order of the layers.
+    assert {tuple(keys) for keys, _ in pages} == {(a, b) for a in planted for b in planted if a < b}
+    assert explorer.examples(asking(study, neurons=9), POINT) == (planted, 4)
+    monkeypatch.setitem(tables, PAIR, tables[PAIR].iloc[::-1])  # whatever the order of the table
+    assert explorer.examples(asking(study, seed=7, neurons=2), POINT) == pages[7]
 
 
 # ---------------------------------------------------------------------------------------------------------------------

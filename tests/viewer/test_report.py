@@ -133,7 +133,7 @@ def test_what_would_make_it_too_large_is_left_out_by_name(tmp_path):
     [
         ("fig03a_scaling", ["3a"]), ("fig03b_scaling_images_strict", ["3b"]), ("fig04_untrained", ["4"]),
         ("fig27_simulation", ["27a", "27b"]), ("fig29_firing_pythia", ["29"]), ("table1_perplexity", ["Table 1"]),
-        ("fig19_fig20_examples", []), ("02_correlations", []), ("fig35_real_and_generated", ["35"]),
+        ("fig19_fig20_examples", []), ("fig08_fig13_pythia-32x2+opt-32x2", []), ("02_correlations", []), ("fig35_real_and_generated", ["35"]),
     ],
 )  # fmt: skip
 def test_a_figure_stands_with_its_claims(name, places):

@@ -41,6 +41,10 @@ def requests(profile: Profile) -> list[dict]:
         (scorer, "labels of the Rosetta Neurons that 05 shows"): (SHOWN, 2),
         (scorer, "labels of the other neurons that 05 shows"): (SHOWN, 1),
         (anchor, "labels of the explorer's neurons (06)"): (page, 1 + len(pairs)),
+        **{
+            (" + ".join(point), "labels of a page of Figures 8 to 13 (06)"): (profile.examples.neurons, len(point))
+            for point in profile.examples.points
+        },
         (scorer, "labels of all Rosetta Neurons (07)"): (rosetta[profile.filtering.pair], 2),
         (scorer, "labels of a layer's other neurons (07)"): (profile.models[scorer].mlp_width, 1),
     }

@@ -75,9 +75,11 @@ def kurtosis_models(profile: Profile) -> list[str]:
 
 
 def contexts_models(profile: Profile) -> list[str]:
-    """Those of notebooks 05 to 07: along the curves of `firing`, the explorer's anchor and the model whose neurons filter."""
+    """Those of notebooks 05 to 07: along the curves of `firing`, the anchors of the explorer and of the pages of Figures 8 to 13, and
+    the model whose neurons filter."""
     along = [name for family in profile.properties.firing for name, _ in profile.family_points(family)]
-    return list(dict.fromkeys([*along, profile.anchor(profile.explorer.point), profile.filtering.scorer]))
+    anchors = map(profile.anchor, [profile.explorer.point, *profile.examples.points])
+    return list(dict.fromkeys([*along, *anchors, profile.filtering.scorer]))
 
 
 def _row(run: str, what: str, read: dict[str, float], stages: list[Stage], loads: list, node: Node) -> dict:
@@ -216,7 +218,10 @@ def _contexts(profile: Profile, node: Node, name: str) -> dict:
 
 
 def viewed(profile: Profile) -> list[tuple[str, str]]:
-    """(model, notebook) wherever a model reads the contexts that a labeller is shown: the explorer's models, and those of Table 1's pair."""
+    """(model, notebook) wherever a model reads the contexts that a labeller is shown: the explorer's models, and those of Table 1's pair.
+
+    Of a page of Figures 8 to 13 they are those of a few neurons, which is next to nothing.
+    """
     if profile.labels.kind != "chat":
         return []
     return [(name, "06") for name in profile.explorer.point] + [

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from rosetta.plots import style
@@ -112,8 +113,8 @@ def fig31(depths: pd.DataFrame) -> Figure:
     return figure
 
 
-def examples(columns: dict[str, list[Block]], contexts: int = 5, characters: int = 52) -> Figure:
-    """Figures 8 to 13, 19 and 20: what neurons fire on; a block of text lines a neuron, coloured by its activation.
+def examples(columns: dict[str, list[Block]], contexts: int = 5, characters: int = 40) -> Figure:
+    """Figures 19 and 20: what neurons fire on; a block of text lines a neuron, coloured by its activation.
 
     Parameters
     ----------
@@ -124,7 +125,7 @@ def examples(columns: dict[str, list[Block]], contexts: int = 5, characters: int
     """
     rows = max(map(len, columns.values()))
     contexts = min(contexts, max(len(neuron.contexts) for blocks in columns.values() for _, neuron, _ in blocks))
-    figure = plt.figure(figsize=(0.094 * characters * len(columns), (0.18 * contexts + 0.36) * rows + 0.5))
+    figure = plt.figure(figsize=(0.094 * characters * len(columns), (0.2 * contexts + 0.36) * rows + 0.5))
     parts = figure.subfigures(1, len(columns), squeeze=False)[0]
     for part, (heading, blocks) in zip(parts, columns.items(), strict=True):
         part.suptitle(heading)
@@ -132,12 +133,58 @@ def examples(columns: dict[str, list[Block]], contexts: int = 5, characters: int
         for axes in panels[len(blocks) :]:
             axes.axis("off")
         for axes, (title, neuron, model) in zip(panels, blocks, strict=False):
-            shown = [_around_peak(context, model, characters) for context in neuron.contexts[:contexts]]
-            pieces = [character for text, _ in shown for character in (*text, "\n")]
-            values = [value for _, heat in shown for value in (*heat, 0.0)]
-            style.heat_text(axes, pieces, values, plt.Normalize(0, max(values, default=0) or 1), characters, contexts)
-            axes.set_title(style.drawable(title), fontsize=10, loc="left", pad=2, parse_math=False)
+            _lines(axes, neuron, model, contexts, characters)
+            title = style.cut(style.drawable(title), characters + 4)
+            axes.set_title(title, fontsize=10, loc="left", pad=2, parse_math=False)
     return figure
+
+
+def fig08(neurons: Sequence[RosettaNeuron], title: str, contexts: int = 3, characters: int = 62) -> Figure:
+    """Figures 8 to 13: what some neurons fire on that models of one size share, a page a size.
+
+    Of each neuron its label and, for every model that has it, the same lines of text, coloured by that model's activation.
+    Under the model's name stand its neuron and the correlation with the first model's.
+
+    Parameters
+    ----------
+    neurons : sequence of RosettaNeuron
+    title : str
+    contexts, characters : int
+        Lines of each model, and characters around the peak on each line.
+    """
+    contexts = min(contexts, max((len(neuron.contexts) for neuron in neurons), default=1))
+    line, side, gap = 0.21, 1.4, 0.09  # inches, as all below; the model's name and its neuron take three lines
+    block, head, scale = max(contexts, 3) * line + gap, 0.42, 0.75
+    height = head + sum(head + block * len(neuron.members) for neuron in neurons) + scale
+    figure, y = plt.figure(figsize=(WIDTH, height), layout="none"), height - head
+    figure.text(0.5, 1 - 0.15 / height, style.drawable(title), fontsize=13, ha="center", va="top", parse_math=False)
+    said = {"va": "top", "parse_math": False, "family": "monospace"}  # of which so many characters have room
+    for neuron in neurons:
+        label = style.cut(style.drawable(neuron.label), 72)
+        figure.text(0.08 / WIDTH, (y - 0.16) / height, label, fontsize=11, weight="bold", **said)
+        y -= head
+        for member in neuron.members:
+            of = "" if member.correlation is None else f"\nr = {member.correlation:.2f}"
+            name = f"{style.cut(member.model, 15)}\nL{member.layer}/U{member.unit}{of}"
+            figure.text(0.08 / WIDTH, y / height, name, fontsize=10, linespacing=1.25, **said)
+            at = (side / WIDTH, (y - contexts * line) / height, 1 - (side + 0.05) / WIDTH, contexts * line / height)
+            _lines(figure.add_axes(at), neuron, member.model, contexts, characters)
+            y -= block
+    figure.text(0.08 / WIDTH, 0.62 / height, "r: with the first\nmodel's neuron", fontsize=10, va="top")
+    bar = figure.add_axes((side / WIDTH, 0.5 / height, 1 - (side + 0.2) / WIDTH, 0.12 / height))
+    figure.colorbar(plt.cm.ScalarMappable(plt.Normalize(0, 1), style.HEAT), cax=bar, orientation="horizontal")
+    bar.set_xlabel("activation, as a share of that neuron's strongest here", fontsize=11)
+    bar.tick_params(labelsize=10)
+    return figure
+
+
+def _lines(axes: Axes, neuron: RosettaNeuron, model: str, contexts: int, characters: int) -> None:
+    """A neuron's strongest contexts, a line each, coloured by a model's activation."""
+    shown = [_around_peak(context, model, characters) for context in neuron.contexts[:contexts]]
+    pieces = [character for text, _ in shown for character in (*text, "\n")]
+    values = [value for _, heat in shown for value in (*heat, 0.0)]
+    norm = plt.Normalize(0, max(values, default=0) or 1)
+    style.heat_text(axes, pieces, values, norm, characters, contexts, size=10)
 
 
 def _around_peak(context: Context, model: str, characters: int) -> tuple[str, np.ndarray]:

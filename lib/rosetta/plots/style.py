@@ -107,14 +107,19 @@ def drawable(text: str) -> str:
     return "".join((c if font.get_char_index(ord(c)) else "□") if c.isprintable() else " " for c in text)
 
 
+def cut(text: str, characters: int) -> str:
+    """As much of a text as there is room for."""
+    return text if len(text) <= characters else text[: characters - 1] + "…"
+
+
 def heat_text(
-    axes: Axes, pieces: Sequence[str], values: Sequence[float], norm, columns: int = 52, lines: int = 7
+    axes: Axes, pieces: Sequence[str], values: Sequence[float], norm, columns: int = 52, lines: int = 7, size: float = 8
 ) -> None:
-    """Text in a monospaced grid, each piece on its heat colour."""
+    """Text in a monospaced grid, each piece on its heat colour; `size` in points."""
     axes.set(xlim=(0, columns), ylim=(-lines, 0))
     axes.axis("off")
     # Thousands of characters that lie inside the axes by construction: measuring each would take most of the time.
-    cell = {"family": "monospace", "fontsize": 8, "ha": "center", "va": "center", "in_layout": False}
+    cell = {"family": "monospace", "fontsize": size, "ha": "center", "va": "center", "in_layout": False}
     heat = plt.get_cmap(HEAT)
     x, y = 0, 0
     for piece, value in zip(pieces, values, strict=True):

@@ -323,6 +323,7 @@ def _check_sections(profile: Profile) -> None:
         "filtering.pair": filtering.pair,
         "filtering.learner": [filtering.learner],
         "explorer.point": profile.explorer.point,
+        "examples.points": [name for point in profile.examples.points for name in point],
     }
     for key, names in about_text.items():
         if of_images := [name for name in names if name in profile.models and profile.modality([name]) == "images"]:
@@ -354,6 +355,12 @@ def _check_sections(profile: Profile) -> None:
     _check_labelled(profile)
     if profile.explorer.point not in profile.anchors:
         refuse(f"explorer.point is {list(profile.explorer.point)}; it must be a point of one of the curves")
+    pages = profile.examples.points
+    for point in pages:
+        if point not in profile.anchors or pages.count(point) > 1:
+            refuse(
+                f"examples.points has {list(point)}; each must be a point of one of the curves, and none stand there twice"
+            )
 
 
 def _check_labelled(profile: Profile) -> None:

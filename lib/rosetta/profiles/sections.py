@@ -307,6 +307,15 @@ class Explorer(Section):
     promoted: Count
 
 
+class Examples(Section):
+    """Figures 8 to 13: a page a point, with so many neurons that all its models share and some contexts of each."""
+
+    points: Annotated[Several[Names], Words("a list of points")]
+    neurons: Count
+    contexts: Count
+    seed: Natural
+
+
 class Training(Section):
     """Continued pretraining (Appendix F), the same for every filter; in the paper 1024 tokens and 32 sequences.
 
@@ -382,6 +391,7 @@ class Settings(Section):
     properties: Properties
     labels: Labels
     explorer: Explorer
+    examples: Examples
     filtering: Filtering
     sequences_per_batch: Count
     shards: Count

@@ -38,7 +38,24 @@ def rosetta_neurons(study: Study) -> list[RosettaNeuron]:
     return describe(study, anchor, {neuron: matched[neuron] for neuron in best[: study.profile.explorer.neurons]})
 
 
-def describe(study: Study, anchor: str, neurons: dict[tuple[int, int], Partners]) -> list[RosettaNeuron]:
+def examples(study: Study, point: tuple[str, ...]) -> tuple[list[RosettaNeuron], int]:
+    """Some neurons that all models of a point share, for its page of Figures 8 to 13; and how many of them there are.
+
+    The paper does not say how it chose. Here they are drawn, by the profile's seed, among the anchor's neurons that are matched
+    in every pair of the point and fire at all. The first layers come first.
+    """
+    asked, anchor, pairs = study.profile.examples, study.profile.anchor(point), study.profile.pairs_of(point)
+    matched = partners(anchor, [study.matches(pair) for pair in pairs])
+    found = properties.contexts(study, anchor)
+    alive = set(found.loc[found["activation"] > 0, ["layer", "unit"]].itertuples(index=False, name=None))
+    shared = sorted(key for key, others in matched.items() if len(others) == len(pairs) and key in alive)
+    drawn = np.random.default_rng(asked.seed).permutation(len(shared))[: asked.neurons]
+    return describe(study, anchor, {shared[i]: matched[shared[i]] for i in sorted(drawn)}, asked.contexts), len(shared)
+
+
+def describe(
+    study: Study, anchor: str, neurons: dict[tuple[int, int], Partners], contexts: int | None = None
+) -> list[RosettaNeuron]:
     """All that the explorer shows of some neurons of one model; one that never fires is left out.
 
     Parameters
@@ -47,9 +64,11 @@ def describe(study: Study, anchor: str, neurons: dict[tuple[int, int], Partners]
     anchor : str
     neurons : dict of (layer, unit) to Partners
         A neuron without partners is shown alone.
+    contexts : int, optional
+        Of each neuron at most so many, by default the explorer's.
     """
-    explorer, contexts = study.profile.explorer, properties.contexts(study, anchor)
-    shown = contexts[(contexts["rank"] <= explorer.contexts) & (contexts["activation"] > 0)]
+    explorer, found = study.profile.explorer, properties.contexts(study, anchor)
+    shown = found[(found["rank"] <= (contexts or explorer.contexts)) & (found["activation"] > 0)]
     groups = {key: group for key, group in shown.groupby(["layer", "unit"]) if key in neurons}
     named = properties.labelled(study, anchor, groups, neurons).set_index(["layer", "unit"])
     members = {key: {anchor: (*key, None)} | neurons[key] for key in neurons if key in groups}
