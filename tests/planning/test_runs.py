@@ -61,9 +61,14 @@ def test_the_pairs_of_figure_38_are_matched_once_and_once_more_as_released(micro
     trained, released = matchings(micro, Node.named("H200")).query("run == 'onestep-64x4 + dinov3-64x4'").itertuples()
     of = micro.models["dinov3-64x4"]
     assert (trained.neurons_b, released.neurons_b) == (of.neurons, of.layers * 64)
-    read = reading(micro, ("onestep-64x4", "dinov3-64x4"), micro.images.count).float32
-    assert released.flop == pytest.approx(read + 2 * released.neurons_a * released.neurons_b * released.positions)
-    assert trained.flop == pytest.approx(read + 2 * trained.neurons_a * trained.neurons_b * trained.positions)
+    pair = ("onestep-64x4", "dinov3-64x4")
+    once = sum(size(micro.models[name]).seeing(1_000, 64, 4).float32 for name in pair)
+    for row in (trained, released):
+        read, _, product, _ = candidates(micro, pair, row.variant)["exact"].stages
+        assert read.float32 == pytest.approx(once)  # shared with nothing
+        assert product.float32 == 2 * row.neurons_a * row.neurons_b * 1_000 * 64
+    tight = micro.model_copy(update={"memory_gb": 0.001})
+    assert candidates(tight, pair, "as released")["exact"].readings > 1
     alone = micro.model_copy(update={"judging": micro.judging.model_copy(update={"compared": None})})
     assert [*matchings(alone, Node.named("H200"))["run"].unique()] == [" + ".join(pair) for pair in micro.pairs]
 

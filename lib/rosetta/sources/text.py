@@ -114,7 +114,7 @@ def from_files(
     Raises
     ------
     ValueError
-        If a compressed file breaks off.
+        If a compressed file breaks off, or not one of a file's lines is a document.
     """
     for path in map(Path, paths):
         yield from (_cut(document) for _, document in in_file(path, category, text, subset))
@@ -128,6 +128,7 @@ def in_file(
     wanted: Iterable[int] | None = None,
 ) -> Iterator[tuple[int, Document]]:
     """The documents of one file, whole, each with its place (`lines.lines`), or those that are wanted; as `from_files`."""
+    some = False
     if not holds_lines(path):
         content = read_text(path)
         if content is not None:
@@ -150,8 +151,15 @@ def in_file(
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             left_out.add(f"line {number}", f"{type(error).__name__}: {error}")
             continue
+        some = True
         yield place, document
     left_out.say()
+    if left_out.count and not some:
+        fields = f"text: {text}" + (f" and subset: {subset}" if subset else "")
+        raise ValueError(
+            f"{path}: none of its {left_out.count:,} lines is a document with the fields that the corpus names ({fields}); "
+            f"{left_out.first}"
+        )
 
 
 def from_hub(corpus: dict, seed: int) -> Iterator[Document]:
