@@ -4,6 +4,8 @@ import itertools
 import json
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -188,6 +190,12 @@ def test_short_and_empty_documents_are_counted(tmp_path, caplog):
     ]
     count = Counter(s.text for seed in range(40) for s in sampling.sequences(of, seed, 100, short="whole"))
     assert set(count) == {"a" * 100, "b" * 30, "c" * 20} and "they are read whole" in caplog.messages[1]
+
+
+def test_text_is_sampled_without_loading_torch():
+    """Of what the import of the folder's list takes, torch and transformers would be four fifths."""
+    code = "import sys; import rosetta.sources; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 def test_lines_that_are_no_json_are_counted_and_named_and_the_sample_is_that_of_the_others(tmp_path, caplog):
