@@ -58,6 +58,7 @@ bench: env  ## speed and memory of every stage, for the largest pair of the zoo
 	$(BIN)/python benchmarks/pipeline.py
 	$(BIN)/python benchmarks/reading.py
 	$(BIN)/python benchmarks/properties.py
+	$(BIN)/python benchmarks/sampling.py
 
 # Rows are added to figures/matching_cost.csv, so what is there already is moved away by hand.
 bench-matching: env  ## matching by method, 4,096 to 16,384 made-up neurons a side, and a pair of the zoo

@@ -116,7 +116,7 @@ VALUES = {
     "judging.oracle.fires_above": (0, 1, "0.5", True, None, *FLOATS),
     "judging.embedding": ({}, [], "pixio-32x2", {"encoder": None}),
     "judging.embedding.encoder": ("nothing", "", "opt-32x2", "onestep-32x2", "openclip-32x2", "dinov2-48x3", None, 1),
-    "judging.chat.prompt": ("", 1, True, ["x"]),
+    **dict.fromkeys(("judging.chat.prompt", "labels.prompt"), ("", 1, True, ["x"], "no/such/prompt.txt", "profiles")),
     "judging.chat.timeout_seconds": (0, -1, "5", True, None, *FLOATS),
     "judging.compared": ({}, [], "onestep-dinov3", {"beside": "onestep-dinov2"}),
     "judging.compared.beside": ("nothing", "pythia-opt", "onestep-dinov2-openclip", "", None, 1),

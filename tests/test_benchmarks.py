@@ -5,6 +5,7 @@ import importlib.util
 import sys
 
 import pandas as pd
+import pytest
 from conftest import ROOT
 
 
@@ -33,6 +34,18 @@ def test_the_benchmark_of_matching_finds_the_pairs_of_exact_matching_by_the_kits
     for method in ("bfloat16 inputs", "bfloat16 sums", "released"):  # rounded, so nearly
         assert len(pairs[method] & pairs["exact"]) > 0.8 * len(pairs["exact"])
     assert batches.readings >= 1 + 2 + 2 + 2 + 1 + 1 and batches.seconds > 0
+
+
+@pytest.mark.parametrize(
+    ("size", "tokens"), [(6_000_000, 200_000), pytest.param(10**9, 10**6, marks=pytest.mark.timing)]
+)
+def test_a_sample_of_a_compressed_file_is_drawn_quickly_and_in_little_memory(tmp_path, size, tokens):
+    """A million tokens of a gigabyte in under a minute and 500 MB; of a smaller file the same memory, which libraries and a block take."""
+    found = benchmark("sampling").measure(tmp_path, size, tokens)
+    assert found["tokens"] == tokens and 100 < found["sequences"] < tokens / 100
+    assert 0 < found["compressed"] < size / 2
+    assert 50e6 < found["together"] < 500e6 and found["largest"] < 500e6
+    assert found["seconds"] < 60
 
 
 def test_the_cost_of_matching_is_drawn_for_each_method_with_its_exponent():

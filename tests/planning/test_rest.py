@@ -1,14 +1,17 @@
 """What is read beside matchings: one reading a model, and Figure 33 in one pass or in several."""
 
+from itertools import islice
 from math import ceil
 
 import pytest
 
 from rosetta.matching.rates import GIB
+from rosetta.models.load import ROOT
 from rosetta.planning import rest
 from rosetta.planning.nodes import Node
 from rosetta.planning.sizes import size
 from rosetta.profiles import load
+from rosetta.sources import sampling
 
 H200 = Node.named("H200")
 
@@ -88,6 +91,35 @@ def test_what_lies_on_disk_by_hand(micro):
     assert found["contexts"] == 64 * rows + 4 * micro.contexts.tokens * len(names)
 
 
+def test_the_text_that_is_sampled_is_on_disk_in_whole_blocks(paper, micro):
+    assert rest.disk(micro)["sampled text"] == 0  # excerpts are cut as they are read
+    block, sweep = 8_192 * 4_096, paper.token_sweep
+    whole = max(10_000_000, paper.contexts.tokens, *paper.positions.budgets)
+    assert sweep.sweep == "separate" and whole == 10_000_000
+    blocks = [ceil(4 * tokens / block) for tokens in (whole, *sweep.tokens)]
+    assert blocks[0] == 2 and blocks[1] == 1  # the least sample is a block as well
+    assert rest.disk(paper)["sampled text"] == block * sum(blocks)
+    nested = paper.model_copy(update={"token_sweep": sweep.model_copy(update={"sweep": "nested"})})
+    assert rest.disk(nested)["sampled text"] == block * ceil(4 * max(whole, *sweep.tokens) / block)
+
+
+def test_a_sample_takes_no_more_disk_than_is_planned(paper, tmp_path, monkeypatch):
+    """Measured on a corpus of this kit's sources, four bytes to a token."""
+    monkeypatch.setattr(sampling, "BLOCK", 64)
+    characters, tokens = 1_024, 40_000
+    sweep = paper.token_sweep.model_copy(update={"sweep": "nested", "tokens": (tokens,)})
+    positions = paper.positions.model_copy(update={"budgets": (tokens,)})
+    contexts = paper.contexts.model_copy(update={"tokens": tokens})
+    profile = paper.model_copy(update={"tokens": tokens, "excerpt_characters": characters, "token_sweep": sweep,
+                                       "positions": positions, "contexts": contexts})  # fmt: skip
+    corpus = {"kind": "files", "paths": sorted(map(str, (ROOT / "lib" / "rosetta" / "matching").glob("*.py")))}
+    for _ in islice(sampling.sequences(corpus, 0, characters, tmp_path), 4 * tokens // characters + 1):
+        pass
+    kept = sum(path.stat().st_size for path in tmp_path.glob("sample-*.parquet"))
+    planned = rest.disk(profile)["sampled text"]
+    assert planned == 3 * 64 * characters and planned / 4 < kept <= planned
+
+
 def test_figures_34_and_35_by_hand(micro):
     table = rest.others(micro, H200)
     sweep = micro.images.sweep
@@ -116,7 +148,7 @@ def test_every_generator_makes_its_pictures_once(paper, micro):
 def test_of_text_alone_no_images_are_planned(micro):
     curves, _ = micro.of("text")
     stated = {curve: points for curve, points in micro.stated.items() if curve in curves}
-    text = micro.model_copy(update={"images": None, "stated": stated})
+    text = micro.model_copy(update={"images": None, "judging": None, "stated": stated})
     assert rest.generators(text) == {} and rest.disk(text)["pictures"] == 0
     assert rest.others(text, H200)["images"].sum() == 0
 

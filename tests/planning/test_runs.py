@@ -5,6 +5,7 @@ from collections.abc import Callable
 from statistics import median
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -38,11 +39,52 @@ def micro():
 
 def test_every_pair_is_planned_in_its_variants(micro):
     table = matchings(micro, Node.named("H200"))
+    table = table[table["run"].isin([" + ".join(pair) for pair in micro.pairs])]  # Figure 38's stand below
     assert list(table["run"].unique()) == [" + ".join(pair) for pair in micro.pairs]
     of_text = ["trained", "untrained", "permuted"]
     expected = [of_text + ["whole images"] * (pair in micro.of("images")[1]) for pair in micro.pairs]
     assert list(table["variant"]) == [variant for variants in expected for variant in variants]
     assert list(table["draws"][:3]) == [1, 3, 3] and list(table["draws"][-4:]) == [1, 3, 3, 3]
+
+
+def test_the_pairs_of_figure_38_are_matched_once_and_once_more_as_released(micro, paper):
+    """They have no nulls and lie on no curve; of a gated encoder the released script reads the residual stream."""
+    for profile in (micro, paper):
+        table = matchings(profile, Node.named("H200"))
+        pairs = profile.judging.compared.pairs
+        assert len(pairs) > 3 and not {*pairs} & {*profile.pairs}
+        of = table[table["run"].isin([" + ".join(pair) for pair in pairs])]
+        assert list(of["run"]) == [" + ".join(pair) for pair in pairs for _ in range(2)]
+        assert list(of["variant"]) == ["trained", "as released"] * len(pairs) and set(of["draws"]) == {1}
+        assert len(table) == len(of) + sum(len(draws(profile, pair)) for pair in profile.pairs)
+        assert {*of["run"]} < {*stages(profile, Node.named("H200"))["run"]}
+    trained, released = matchings(micro, Node.named("H200")).query("run == 'onestep-64x4 + dinov3-64x4'").itertuples()
+    of = micro.models["dinov3-64x4"]
+    assert (trained.neurons_b, released.neurons_b) == (of.neurons, of.layers * 64)
+    pair = ("onestep-64x4", "dinov3-64x4")
+    once = sum(size(micro.models[name]).seeing(1_000, 64, 4).float32 for name in pair)
+    for row in (trained, released):
+        read, _, product, _ = candidates(micro, pair, row.variant)["exact"].stages
+        assert read.float32 == pytest.approx(once)  # shared with nothing
+        assert product.float32 == 2 * row.neurons_a * row.neurons_b * 1_000 * 64
+    tight = micro.model_copy(update={"memory_gb": 0.001})
+    assert candidates(tight, pair, "as released")["exact"].readings > 1
+    alone = micro.model_copy(update={"judging": micro.judging.model_copy(update={"compared": None})})
+    assert [*matchings(alone, Node.named("H200"))["run"].unique()] == [" + ".join(pair) for pair in micro.pairs]
+
+
+def test_a_pair_of_a_curve_that_figure_38_compares_is_planned_once(micro):
+    pair = ("onestep-32x2", "dinov2-32x2")
+    compared = micro.judging.compared.model_copy(update={"pairs": (pair,)})
+    both = micro.model_copy(update={"judging": micro.judging.model_copy(update={"compared": compared})})
+    assert list(draws(both, pair)) == [*draws(micro, pair), "as released"]
+    before, now = (matchings(of, Node.named("H200")) for of in (micro, both))
+    name = " + ".join(pair)
+    trained = (table[(table["run"] == name) & (table["variant"] == "trained")] for table in (before, now))
+    pd.testing.assert_frame_equal(
+        *(table.reset_index(drop=True) for table in trained)
+    )  # its reading is shared as before
+    assert (now["run"] == name).sum() == (before["run"] == name).sum() + 1
 
 
 def test_a_null_over_fewer_positions_has_the_aligned_count_beside_it(paper):

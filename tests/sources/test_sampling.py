@@ -4,7 +4,10 @@ import itertools
 import json
 import random
 import re
+import subprocess
+import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -187,6 +190,36 @@ def test_short_and_empty_documents_are_counted(tmp_path, caplog):
     ]
     count = Counter(s.text for seed in range(40) for s in sampling.sequences(of, seed, 100, short="whole"))
     assert set(count) == {"a" * 100, "b" * 30, "c" * 20} and "they are read whole" in caplog.messages[1]
+
+
+def test_text_is_sampled_without_loading_torch():
+    """Of what the import of the folder's list takes, torch and transformers would be four fifths."""
+    code = "import sys; import rosetta.sources; print([m for m in ('torch', 'transformers', 'datasets') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
+
+
+def test_lines_that_are_no_json_are_counted_and_named_and_the_sample_is_that_of_the_others(tmp_path, caplog):
+    rows = [(prose(i, 200), "ArXiv") for i in range(20)]
+    good = Path(write(tmp_path, rows, "good.jsonl")).read_bytes().splitlines(keepends=True)
+    (tmp_path / "bad.jsonl").write_bytes(b"".join(line + b'{"text": "broken\n' for line in good))
+    found = [
+        [s.text for s in sampling.sequences(corpus(str(tmp_path / name)), 0, 50)]
+        for name in ("good.jsonl", "bad.jsonl")
+    ]
+    assert sorted(map(len, found[0])) == sorted(map(len, found[1])) and len(found[1]) == 80
+    assert all(any(text in row for row, _ in rows) for text in found[1])
+    assert (
+        "left out bad.jsonl, line 2: JSONDecodeError" in caplog.text
+        and "bad.jsonl: 20 in all, of which 10" in caplog.text
+    )
+
+
+def test_a_compressed_file_that_breaks_off_is_no_smaller_corpus(tmp_path):
+    path = Path(write(tmp_path, [(prose(i, 200), "ArXiv") for i in range(50)], "a.jsonl.zst"))
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ValueError, match=r"a\.jsonl\.zst breaks off after .*fetch it again"):
+        next(sampling.sequences(corpus(str(path)), 0, 50, tmp_path / "kept"))
+    assert not list((tmp_path / "kept").glob("*.npy"))
 
 
 def test_a_corpus_of_short_documents_alone_is_refused_with_what_would_do(tmp_path):

@@ -37,6 +37,34 @@ def test_broken_files_and_lines_are_named_and_the_others_survive(tmp_path, caplo
     assert {int(n) for n in re.findall(r"rows\.jsonl, line (\d+)", caplog.text)} == {3, 4, 5, 6, 7, 8}
 
 
+@pytest.mark.parametrize("read", ["documents", "sample"])
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"text": "a b c", "meta": {}}', r"line 1: ValueError: the data set has no field 'meta.pile_set_name'; a row has \[\]"),
+        ('{"content": "a b c", "meta": {"pile_set_name": "ArXiv"}}', r"line 1: .* no field 'text'; a row has \['content', 'meta'\]"),
+        ("a b c", "line 1: JSONDecodeError"),
+    ],
+)  # fmt: skip
+def test_a_file_of_which_no_line_is_a_document_is_refused_with_what_it_lacks(tmp_path, caplog, read, line, said):
+    """A key that every line lacks is misspelt in the profile; one that some lack is a matter of these lines."""
+    (tmp_path / "rows.jsonl").write_text(f"{line}\n" * 12)
+    corpus = {"kind": "files", "paths": [str(tmp_path / "rows.jsonl")], "subset": "meta.pile_set_name"}
+
+    def found() -> list[str]:
+        of = sources.documents(corpus, 0) if read == "documents" else sources.sequences(corpus, 0, 5)
+        return [document.text for document in of]
+
+    expected = rf"rows.jsonl: none of its 12 lines .*\(text: text and subset: meta.pile_set_name\); {said}"
+    with pytest.raises(ValueError, match=expected):
+        found()
+    assert "12 in all, of which 10 are named" in caplog.text
+    with open(tmp_path / "rows.jsonl", "a") as file:
+        file.write('{"text": "as it should be", "meta": {"pile_set_name": "ArXiv"}}\n')
+    assert "".join(found()).startswith("as it should be") or read == "sample"
+    assert found()
+
+
 def test_a_corpus_of_one_document_works(tmp_path):
     (tmp_path / "only.txt").write_text("All there is.\n", encoding="utf-8")
     corpus = {"kind": "files", "paths": [str(tmp_path / "only.txt")], "category": "conversational"}

@@ -32,7 +32,7 @@ def text(plans: Sequence[Plan]) -> str:
     """The plans of one profile for several machines, for people."""
     profile = plans[0].profile
     parts = [
-        f"Plan of the profile {profile.name}: {len(profile.pairs)} pairs of {len(profile.models)} models, {profile.tokens:,} "
+        f"Plan of the profile {profile.name}: {len(runs.matched(profile))} pairs of {len(profile.models)} models, {profile.tokens:,} "
         f"tokens of context {profile.context}{_images(profile)}, {profile.dtype}, memory_gb {profile.memory_gb:g}.\n"
         "Nothing is loaded; positions are taken to be as many as tokens, at most, or as the canonical cells of images. "
         f"{_sizes(profile)}",

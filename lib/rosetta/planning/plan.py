@@ -81,7 +81,7 @@ def _fits(profile: Profile, node: Node, run: str) -> bool:
     pair = tuple(run.split(" + "))
     rows = [
         runs.matching(profile, pair, variant, node)
-        for variant in (runs.draws(profile, pair) if pair in profile.pairs else ())
+        for variant in (runs.draws(profile, pair) if pair in runs.matched(profile) else ())
     ]
     rest_of = rest.others(profile, node)
     return not any(row["missing"] for row in rows) and not rest_of.loc[rest_of["run"] == run, "missing"].any()

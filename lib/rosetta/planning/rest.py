@@ -13,9 +13,10 @@ from rosetta.matching.cost import EXACT_SHARE, TABLE_BYTES, Cost, Stage, costs, 
 from rosetta.matching.outliers import NEURONS, ROWS
 from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak
 from rosetta.planning.questions import TEXT_BYTES, requests
-from rosetta.planning.runs import held_bytes, positions_of, reading
+from rosetta.planning.runs import compared, held_bytes, positions_of, reading
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
+from rosetta.sources import sampling
 from rosetta.sources.development import SIZE
 from rosetta.studies.amounts import pictures_kept
 from rosetta.studies.table1 import ORACLE, OTHER, RANDOM, ROSETTA
@@ -182,7 +183,7 @@ def _sizes(profile: Profile, node: Node, pair: tuple[str, str]) -> dict:
 
 def generators(profile: Profile) -> dict[str, int]:
     """How many pictures are made and kept of each generator that is matched: as many as any part of the profile asks for."""
-    of_images = [*profile.of("images")[1], *([profile.images.sweep.pair] if profile.images else [])]
+    of_images = [*profile.of("images")[1], *compared(profile), *([profile.images.sweep.pair] if profile.images else [])]
     return {pair[0]: pictures_kept(profile) for pair in of_images if profile.models[pair[0]].generates}
 
 
@@ -274,7 +275,8 @@ def _product(profile: Profile) -> str:
 
 
 def disk(profile: Profile) -> dict[str, float]:
-    """Bytes on disk: the models' checkpoints in 16 bits, generators' pictures, and tables of contexts; what else is kept is small."""
+    """Bytes on disk: the models' checkpoints in 16 bits, generators' pictures, tables of contexts, and text that was
+    sampled, at most; what else is kept is small."""
     checkpoints = sum(CHECKPOINT_BYTES * size(spec).parameters for spec in profile.models.values())
     n, tokens = profile.contexts.n, profile.contexts.tokens
     rows = sum(n * profile.models[name].neurons for name in contexts_models(profile))
@@ -284,4 +286,16 @@ def disk(profile: Profile) -> dict[str, float]:
         "checkpoints": float(checkpoints),
         "pictures": float(pictures),
         "contexts": float(CONTEXT_ROW * rows + texts),
+        "sampled text": float(_sampled(profile)),
     }
+
+
+def _sampled(profile: Profile) -> int:
+    """Bytes of the blocks of draws (`sampling`) that are kept, each whole, as plain text: packed they take less."""
+    if profile.sampling != "iid":
+        return 0
+    sweep, positions = profile.token_sweep, profile.positions
+    separate = sweep.tokens if sweep.sweep == "separate" else ()
+    shared = max(profile.tokens, profile.contexts.tokens, *positions.budgets, *(() if separate else sweep.tokens))
+    block = sampling.BLOCK * profile.excerpt_characters
+    return block * sum(ceil(TEXT_BYTES * tokens / block) for tokens in (shared, *separate))

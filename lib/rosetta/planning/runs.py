@@ -7,6 +7,7 @@ from rosetta.planning.nodes import Node, itemsize, memory_bytes, missing, peak, 
 from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
 from rosetta.studies.amounts import canonical_positions
+from rosetta.studies.captures import RELEASED
 
 #: Of a variant's name: over the positions that are left without outliers.
 WITHOUT = ", without outliers"
@@ -16,19 +17,36 @@ NOISE = ("permuted", "whole images")
 IN_ORDER = ("exact", "bfloat16")
 
 
+def matched(profile: Profile) -> list[tuple[str, str]]:
+    """All pairs that are matched: those of the curves, and Figure 38's beside them."""
+    return list(dict.fromkeys([*profile.pairs, *compared(profile)]))
+
+
+def compared(profile: Profile) -> tuple[tuple[str, str], ...]:
+    """The pairs of Figure 38 that stand beside a curve."""
+    judging = profile.judging
+    return judging.compared.pairs if judging and judging.compared else ()
+
+
 def draws(profile: Profile, pair: tuple[str, str]) -> dict[str, int]:
     """How often each variant of a pair is drawn.
+
+    A pair of Figure 38 is matched once, and once more as the authors' script reads its encoder; it has no nulls unless it is on a
+    curve as well.
 
     Trained, untrained (4.2), permuted (C.3), and trained once more over the positions of the last where those are fewer. Of
     text the first two have a thinned twin, and all are drawn again without outliers where the profile asks for it; of images
     whole ones are permuted as well.
     """
     nulls, text = profile.nulls, profile.modality(pair) == "text"
+    released = {RELEASED: 1} if pair in compared(profile) else {}
+    if pair not in profile.pairs:
+        return {"trained": 1} | released
     of = {"trained": 1, "untrained": len(nulls.untrained_seeds), "permuted": len(nulls.permutation_seeds)}
     if not text:
         of["whole images"] = len(nulls.permutation_seeds)
     fewer = amount(profile, pair, "permuted") < amount(profile, pair, "trained")
-    of |= {"same positions": 1} if fewer else {}
+    of |= ({"same positions": 1} if fewer else {}) | released
     return of | ({variant + WITHOUT: times for variant, times in of.items()} if profile.without_outliers(pair) else {})
 
 
@@ -44,6 +62,14 @@ def amount(profile: Profile, pair: tuple[str, str], variant: str) -> int:
     else:
         most, fewer = profile.images.count, profile.images.permuted
     return min(most, fewer or most) if base(variant) in OVER_FEWER else most
+
+
+def neurons(profile: Profile, pair: tuple[str, str], variant: str) -> tuple[int, int]:
+    """Neurons of either model. The authors' script reads of an encoder with gated MLPs, in their place, the residual stream before
+    each; whether they are gated is not known here, and where they are not, the pair is not matched again.
+    """
+    a, b = (profile.models[name] for name in pair)
+    return a.neurons, b.layers * size(b).hidden if variant == RELEASED else b.neurons
 
 
 def positions_of(profile: Profile, pair: tuple[str, str], amount: int) -> int:
@@ -75,7 +101,7 @@ def candidates(
     Of a reading that several share, one's part. `exact_share` is as of `cost.sketch`; by default `EXACT_SHARE`, or the
     profile's if that is less.
     """
-    n_a, n_b = (profile.models[name].neurons for name in pair)
+    n_a, n_b = neurons(profile, pair, variant)
     count, asked = positions(profile, pair, variant), profile.matching
     twin = profile.modality(pair) == "text" and variant in ("trained", "untrained")
     of = costs(
@@ -100,16 +126,18 @@ def _texts(profile: Profile, pair: tuple[str, str], variant: str, cost: Cost) ->
     if base(variant) == "untrained":
         return 1
     same = [one for one in draws(profile, pair) if amount(profile, pair, one) == amount(profile, pair, variant)]
-    return 1 / sum(draws(profile, pair)[one] for one in same if base(one) != "untrained")
+    return 1 / sum(draws(profile, pair)[one] for one in same if base(one) not in ("untrained", RELEASED))
 
 
 def held_bytes(profile: Profile, pair: tuple[str, str], variant: str) -> int:
     """Activations that are read once for all that is matched over them where ``memory_gb`` holds them; or 0.
 
-    Those of untrained models lie beside those of the trained (`Study.trained`).
+    Those of untrained models lie beside those of the trained (`Study.trained`). What the authors' script reads is read for itself.
     """
-    neurons = sum(profile.models[name].neurons for name in pair)
-    held = itemsize(profile) * positions(profile, pair, variant) * neurons * (1 + (base(variant) == "untrained"))
+    if variant == RELEASED:
+        return 0
+    each = itemsize(profile) * sum(neurons(profile, pair, variant))
+    held = positions(profile, pair, variant) * each * (1 + (base(variant) == "untrained"))
     return held if held <= memory_bytes(profile) else 0
 
 
@@ -122,10 +150,10 @@ def matching(profile: Profile, pair: tuple[str, str], variant: str, node: Node) 
     device, lack = missing(loads, node)
     if not sequences(profile, pair):
         lack = max(lack, peak(profile, pair, node)[device].batch)
-    times = draws(profile, pair)[variant]
+    times, (n_a, n_b) = draws(profile, pair)[variant], neurons(profile, pair, variant)
     return {
         "run": " + ".join(pair), "variant": variant, "draws": times,
-        "neurons_a": profile.models[pair[0]].neurons, "neurons_b": profile.models[pair[1]].neurons,
+        "neurons_a": n_a, "neurons_b": n_b,
         "positions": positions(profile, pair, variant), "method": cost.method, "rows": cost.rows,
         "exact_share": cost.exact_share, "readings": cost.readings, "sequences": sequences(profile, pair),
         "flop": times * sum(stage.flop for stage in cost.stages),
@@ -151,7 +179,7 @@ def matchings(profile: Profile, node: Node) -> pd.DataFrame:
         (of all draws, as ``seconds``), ``tables`` (bytes that ``memory_gb`` is asked for), ``device`` (the fullest),
         its ``peak`` in bytes, and how many are ``missing`` there.
     """
-    rows = [matching(profile, pair, variant, node) for pair in profile.pairs for variant in draws(profile, pair)]
+    rows = [matching(profile, pair, variant, node) for pair in matched(profile) for variant in draws(profile, pair)]
     return pd.DataFrame(rows)
 
 
@@ -160,7 +188,7 @@ def stages(profile: Profile, node: Node) -> pd.DataFrame:
     return pd.DataFrame(
         {"run": " + ".join(pair), "method": name, "readings": cost.readings, "stage": stage.name, "flop": stage.flop,
          "bytes": stage.memory, "seconds": stage.seconds(node.rates)}
-        for pair in profile.pairs
+        for pair in matched(profile)
         for name, cost in candidates(profile, pair, "trained").items()
         for stage in cost.stages
     )  # fmt: skip

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from rosetta.models.load import ROOT
 from rosetta.profiles.values import (
     Count,
     Counts,
@@ -13,6 +12,7 @@ from rosetta.profiles.values import (
     Natural,
     Pair,
     Positive,
+    PromptFile,
     Real,
     Section,
     Several,
@@ -64,11 +64,10 @@ class Embedding(Section):
 
 
 class Chat(Section):
-    """A chat model that looks at images, named by the environment; ``prompt``: a file in the kit, or null for the paper's."""
+    """A chat model that looks at images, named by the environment; ``prompt``: a file with another prompt than the kit's own
+    (`looking.read_prompt`)."""
 
-    prompt: Annotated[
-        Annotated[Text, AfterValidator(lambda path: str(ROOT / path))] | None, Words("null, or the path of a text")
-    ] = None
+    prompt: PromptFile = None
     concurrency: Count = 4
     timeout_seconds: Positive = 60
     retries: Natural = 4

@@ -1,15 +1,13 @@
 """What a profile may hold: its sections, each key with its type and, in words, what is allowed."""
 
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from rosetta.models.load import KINDS, ROOT, ModelSpec
+from rosetta.models.load import KINDS, ModelSpec
 from rosetta.profiles.images import Images
 from rosetta.profiles.judging import Judging
 from rosetta.profiles.values import (
-    WHERE,
     AboveOne,
     Count,
     Counts,
@@ -22,6 +20,7 @@ from rosetta.profiles.values import (
     Pair,
     Positive,
     Positives,
+    PromptFile,
     Real,
     Revision,
     Section,
@@ -31,7 +30,7 @@ from rosetta.profiles.values import (
     TwoOrMore,
     Words,
     by_kind,
-    refuse,
+    in_the_kit,
     safe,
 )  # fmt: skip
 
@@ -91,23 +90,10 @@ class EnvironmentCorpus(Section):
     split: Annotated[Literal["heldout", "train"], Words("heldout or train")] = None
 
 
-def _in_the_kit(paths: tuple[str, ...]) -> tuple[str, ...]:
-    paths = tuple(str(ROOT / path) for path in paths)
-    if missing := [path for path in paths if not Path(path).is_file()]:
-        refuse(f"{WHERE} names {missing[0]!r}, which is not a file")
-    return paths
-
-
-PromptFile = Annotated[
-    Annotated[str, AfterValidator(lambda path: _in_the_kit((path,))[0])] | None,
-    Words("null, or the path of a file, in the kit or from the root"),
-]
-
-
 class Files(Section):
     """Local files; paths are relative to the kit, like the models'. The rest is as `sources.from_files` has it."""
 
-    paths: Annotated[Several[str], Words("a list of files"), AfterValidator(_in_the_kit)]
+    paths: Annotated[Several[str], Words("a list of files"), AfterValidator(in_the_kit)]
     category: Text = None
     text: Text = None
     subset: Text = None

@@ -7,10 +7,13 @@ import re
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, NoReturn, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 from pydantic_core import PydanticCustomError, core_schema
+
+from rosetta.models.load import ROOT
 
 WHERE = "{where}"  # in a message: the dotted key of what is refused, which only the whole profile knows
 
@@ -113,6 +116,14 @@ def _named(content: dict) -> dict:
     return {safe(name, name): value for name, value in content.items()}
 
 
+def in_the_kit(paths: tuple[str, ...]) -> tuple[str, ...]:
+    """Paths of files that are there, relative to the kit or from the root."""
+    paths = tuple(str(ROOT / path) for path in paths)
+    if missing := [path for path in paths if not Path(path).is_file()]:
+        refuse(f"{WHERE} names {missing[0]!r}, which is not a file")
+    return paths
+
+
 Mapped = Annotated[dict[str, Item], Field(min_length=1), AfterValidator(_named)]
 Real = int | float  # not float alone, or 1 would become 1.0 and be printed so
 Text = Annotated[str, Field(min_length=1), Words("text")]
@@ -132,4 +143,8 @@ Seeds = Annotated[
 Positives = Annotated[Several[AboveZero], Words("a list of finite numbers above 0")]
 Names = Annotated[Several[str], Words("a list of names")]
 Pair = Annotated[tuple[str, str], Listed, AfterValidator(_different), Words("two model names, not the same twice")]
+PromptFile = Annotated[
+    Annotated[str, AfterValidator(lambda path: in_the_kit((path,))[0])] | None,
+    Words("null, or the path of a file, in the kit or from the root"),
+]
 Exponent = Annotated[int, Field(ge=0, le=20)]

@@ -11,12 +11,15 @@ everywhere.
 
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from safetensors.numpy import load_file, save_file
 
 from rosetta.results import write_whole
+
+if TYPE_CHECKING:  # text is sampled without it: it takes more memory than all else there
+    import torch
 
 #: Pixels of a side of a scene, and of a patch that is whitened; a cell of the grid whose factors are known.
 SIZE, CELL = 64, 8
@@ -49,7 +52,7 @@ def developed(drawn: np.ndarray, grain: np.ndarray) -> np.ndarray:
     return joined(z.clip(0, 255).astype(np.uint8)[None])[0]
 
 
-def develop(drawn: torch.Tensor, grain: torch.Tensor | None = None) -> torch.Tensor:
+def develop(drawn: "torch.Tensor", grain: "torch.Tensor | None" = None) -> "torch.Tensor":
     """Drawn scenes as a model's input, for training: whitened, of about unit variance.
 
     Parameters
@@ -62,8 +65,8 @@ def develop(drawn: torch.Tensor, grain: torch.Tensor | None = None) -> torch.Ten
     -------
     float32 [B, 3, 64, 64]
     """
-    matrix, mean = (torch.from_numpy(x.astype(np.float32)).to(drawn.device) for x in _whitening())
     pixels = drawn.float() if grain is None else drawn.float() + GRAIN * 255 * grain
+    matrix, mean = (pixels.new_tensor(x.astype(np.float32)) for x in _whitening())
     z = (patches(_SIXTEENTHS * pixels) - mean) @ (matrix / (2**_BITS * SPREAD))
     return joined(z).permute(0, 3, 1, 2)
 
@@ -79,15 +82,13 @@ def undevelop(pixels: np.ndarray) -> np.ndarray:
 def patches(images):
     """[B, 64, 64, 3] -> [B, 64 patches, 192], of arrays or tensors."""
     cut = images.reshape(-1, CELLS, CELL, CELLS, CELL, 3)
-    cut = cut.permute(0, 1, 3, 2, 4, 5) if isinstance(images, torch.Tensor) else cut.transpose(0, 1, 3, 2, 4, 5)
-    return cut.reshape(-1, CELLS**2, 3 * CELL**2)
+    return cut.swapaxes(2, 3).reshape(-1, CELLS**2, 3 * CELL**2)
 
 
 def joined(patches):
-    """The inverse of `_patches`."""
+    """The inverse of `patches`."""
     cut = patches.reshape(-1, CELLS, CELLS, CELL, CELL, 3)
-    cut = cut.permute(0, 1, 3, 2, 4, 5) if isinstance(patches, torch.Tensor) else cut.transpose(0, 1, 3, 2, 4, 5)
-    return cut.reshape(-1, SIZE, SIZE, 3)
+    return cut.swapaxes(2, 3).reshape(-1, SIZE, SIZE, 3)
 
 
 @cache

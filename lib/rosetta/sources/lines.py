@@ -93,14 +93,17 @@ class LeftOut:
     Attributes
     ----------
     count : int
+    first : str
+        Where and why the first was left out.
     """
 
     def __init__(self, name: str):
-        self.name, self.count = name, 0
+        self.name, self.count, self.first = name, 0, ""
 
     def add(self, where: str, why: object) -> None:
         """One more."""
         self.count += 1
+        self.first = self.first or f"{where}: {why}"
         if self.count <= NAMED:
             logger.warning("left out %s, %s: %s", self.name, where, why)
 

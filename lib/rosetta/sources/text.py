@@ -12,6 +12,10 @@ from rosetta.sources.lines import LeftOut, holds_lines, lines
 
 logger = logging.getLogger(__name__)
 
+#: Subsets of the Pile that data sets on the hub lack by their cards. ``monology/pile-uncopyrighted`` is what the profiles read.
+LACKING = {
+    "monology/pile-uncopyrighted": ("Books3", "BookCorpus2", "OpenSubtitles", "YoutubeSubtitles", "OpenWebText2")
+}
 #: Characters. A document is tokenized whole; one of fifty megabytes would take all memory.
 LONGEST = 1_000_000
 
@@ -54,12 +58,15 @@ def documents(corpus: dict, seed: int, keep_in: Path | None = None) -> Iterator[
 def subsets(corpus: dict) -> tuple[str, ...] | None:
     """The subsets of the documents that a profile's ``corpus`` describes; None where only reading them tells.
 
-    Of a data set on the hub they are known where its field is the Pile's, ``pile_set_name``.
+    Of a data set on the hub they are known where its field is the Pile's, ``pile_set_name``; those that it lacks by its card
+    (`LACKING`) are left out.
     """
     if corpus["kind"] == "environment":
         return tuple(ENVIRONMENT_SHARES)
     if corpus["kind"] == "hub":
-        return tuple(PILE_CATEGORIES) if corpus["subset"].rpartition(".")[2] == "pile_set_name" else None
+        lacking = LACKING.get(corpus["dataset"], ())
+        of_the_pile = corpus["subset"].rpartition(".")[2] == "pile_set_name"
+        return tuple(name for name in PILE_CATEGORIES if name not in lacking) if of_the_pile else None
     paths = [Path(path) for path in corpus["paths"]]
     return None if any(".jsonl" in path.suffixes for path in paths) else tuple(path.stem for path in paths)
 
@@ -107,7 +114,7 @@ def from_files(
     Raises
     ------
     ValueError
-        If a compressed file breaks off.
+        If a compressed file breaks off, or not one of a file's lines is a document.
     """
     for path in map(Path, paths):
         yield from (_cut(document) for _, document in in_file(path, category, text, subset))
@@ -121,6 +128,7 @@ def in_file(
     wanted: Iterable[int] | None = None,
 ) -> Iterator[tuple[int, Document]]:
     """The documents of one file, whole, each with its place (`lines.lines`), or those that are wanted; as `from_files`."""
+    some = False
     if not holds_lines(path):
         content = read_text(path)
         if content is not None:
@@ -143,8 +151,15 @@ def in_file(
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             left_out.add(f"line {number}", f"{type(error).__name__}: {error}")
             continue
+        some = True
         yield place, document
     left_out.say()
+    if left_out.count and not some:
+        fields = f"text: {text}" + (f" and subset: {subset}" if subset else "")
+        raise ValueError(
+            f"{path}: none of its {left_out.count:,} lines is a document with the fields that the corpus names ({fields}); "
+            f"{left_out.first}"
+        )
 
 
 def from_hub(corpus: dict, seed: int) -> Iterator[Document]:
@@ -152,8 +167,8 @@ def from_hub(corpus: dict, seed: int) -> Iterator[Document]:
 
     A subset that Table 4 does not list is its own category; a text without a UTF-8 form, or null, is left out.
 
-    The Pile itself is no longer distributed. What the profiles read, ``monology/pile-uncopyrighted``, lacks by its card Books3,
-    BookCorpus2, OpenSubtitles, YoutubeSubtitles and OpenWebText2. By the weights that Gao et al. (2020) give, these are a
+    The Pile itself is no longer distributed. What the profiles read, ``monology/pile-uncopyrighted``, lacks five of its
+    subsets (`LACKING`). By the weights that Gao et al. (2020) give, these are a
     quarter of the Pile's bytes, half of those of general prose and more than half of those of conversational text; so
     shares of categories cannot be those of Table 4, and code, math and formal text weigh more.
 
