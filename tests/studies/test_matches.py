@@ -19,7 +19,7 @@ from rosetta.matching.positions import thinning
 from rosetta.matching.texts import Reader
 from rosetta.profiles import ProfileError
 from rosetta.sources import environment
-from rosetta.studies import amounts, matches, shown
+from rosetta.studies import amounts, matches, noticed, shown
 from rosetta.studies.matches import Study
 
 
@@ -141,7 +141,7 @@ def test_matches_without_outliers_are_those_over_the_positions_that_are_left(pro
     left = np.concatenate([np.arange(len(piece.canonical)) >= (asked["first"] or 0) for piece in one.pieces(PAIR)])
     for side in (a, b) if asked["size"] else ():  # as the trained models have it, for the untrained as well
         x = side[:, side.std(0) > 0].double()
-        left &= ((((x - x.mean(0)) / x.std(0)) ** 2).mean(1).sqrt() <= asked["size"]).numpy()
+        left &= ((((x - x.mean(0)) / x.std(0, correction=0)) ** 2).mean(1).sqrt() <= asked["size"]).numpy()
     first = sum(len(piece.canonical) for piece in one.pieces(PAIR, 700))
     assert 0.5 * len(a) < left.sum() < len(a) and (one.left(PAIR) == left).all()
     untrained = [torch.cat(side)[left] for side in zip(*one.batches(PAIR, untrained_seed=2), strict=True)]
@@ -317,7 +317,7 @@ def test_another_environment_than_the_recorded_one_is_named_once(profile, tmp_pa
     recorded["heldout"]["Arithmetic"]["sha256"] = "0" * 64
     (root / "zoo" / "corpus.json").write_text(json.dumps(recorded))
     one = Study(profile(corpus={"kind": "environment", "split": "heldout"}), tmp_path)
-    monkeypatch.setattr(shown, "ROOT", root)
+    monkeypatch.setattr(noticed, "ROOT", root)
     for _ in range(2):
         assert {d.subset for d in one.documents()} >= {"Arithmetic"}
     (message,) = [r.getMessage() for r in caplog.records if "than recorded" in r.getMessage()]

@@ -10,7 +10,6 @@ import numpy as np
 import torch
 
 from rosetta.matching.alignment import token_texts
-from rosetta.models.load import load_tokenizer
 from rosetta.neurons import selectivity
 from rosetta.studies import properties, views
 from rosetta.studies.matches import Study
@@ -97,7 +96,7 @@ def _facts(study: Study, name: str, neurons: list[tuple]) -> dict[tuple[int, int
     for layer, of_layer in enumerate(selectivity.weights_by_layer(model)):
         weights.append(of_layer[[unit for at, unit in keys if at == layer]].to(unembedding.device))
     promoted = selectivity.promoted_tokens(torch.cat(weights), unembedding, study.profile.explorer.promoted)
-    tokenizer = load_tokenizer(spec)
+    tokenizer = study.tokenizer(name)
     return {
         key: (key[0] / max(1, spec.layers - 1), float(kurtosis[key]), tuple(token_texts(tokenizer, ids)))
         for key, ids in zip(keys, promoted.tolist(), strict=True)

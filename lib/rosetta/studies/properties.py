@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from rosetta.matching.mutual import matched_neurons, top_k
 from rosetta.matching.nulls import mean_ci95
-from rosetta.models.load import fingerprint, load_tokenizer
+from rosetta.models.load import fingerprint
 from rosetta.neurons import labels, selectivity, specialization
 from rosetta.neurons.chat import environment
 from rosetta.neurons.contexts import top_contexts
@@ -256,7 +256,7 @@ def contexts(study: Study, name: str) -> pd.DataFrame:
 
 def token_counts(study: Study, name: str) -> pd.DataFrame:
     """How often each of a model's tokens occurs in each subset of the text (`specialization.token_counts`)."""
-    tokenizer = load_tokenizer(study.profile.models[name])
+    tokenizer = study.tokenizer(name)
     parameters = study.parameters([name]) | study.profile.contexts.model_dump()
     path = study.folder / "neurons" / f"{name}.tokens.parquet"
     return keep(path, parameters, lambda: specialization.token_counts(study.windows(tokenizer), tokenizer))

@@ -3,7 +3,6 @@
 An encoder of images beside a generator is shown what that makes, from seeded wishes; two encoders are shown real images.
 """
 
-import json
 import logging
 import zlib
 from collections.abc import Iterable, Iterator
@@ -11,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerBase
 
 from rosetta.matching.batches import AlignedBatches, HeldBatches
 from rosetta.matching.generated import Kept, kept_pictures, wishes
@@ -22,8 +22,9 @@ from rosetta.models.load import load as load_model
 from rosetta.models.vision import Vision, open_vision
 from rosetta.profiles.profile import Profile, ProfileError
 from rosetta.profiles.profile import load as load_profile
-from rosetta.sources import environment, pictures, sampling, scenes, text
+from rosetta.sources import pictures, sampling, scenes, text
 from rosetta.sources.document import Document, excerpt
+from rosetta.studies import noticed
 from rosetta.studies.amounts import (
     BATCH_SHARE,
     asked_per_batch,
@@ -81,14 +82,25 @@ class Shown:
         own = self.profile.models[name].device
         return _there(self.profile, f"models.{name}.device", own) if own else self.device
 
-    def model(self, name: str) -> torch.nn.Module:
-        """A trained language model of the profile, in its precision and where it says."""
-        return load_model(pinned(self.profile.models[name], self.folder), self.device_of(name), self.dtype)
+    def spec(self, name: str) -> ModelSpec:
+        """What a model of the profile is; of the hub, at the commit that this run has opened (`pinned`)."""
+        return pinned(self.profile.models[name], self.folder)
+
+    def tokenizer(self, name: str) -> PreTrainedTokenizerBase:
+        """A language model's own tokenizer."""
+        return load_tokenizer(self.spec(name))
+
+    def model(self, name: str, untrained_seed: int | None = None) -> torch.nn.Module:
+        """A language model of the profile, trained or as an untrained network, in its precision and where it says."""
+        spec, where = self.spec(name), (self.device_of(name), self.dtype)
+        if untrained_seed is None:
+            return load_model(spec, *where)
+        return load_untrained(spec, _of_family(name, untrained_seed), *where)
 
     def vision(self, name: str, untrained_seed: int | None = None) -> Vision:
         """The same of a model of images, trained or as an untrained network."""
         seed = None if untrained_seed is None else _of_family(name, untrained_seed)
-        return open_vision(pinned(self.profile.models[name], self.folder), self.device_of(name), self.dtype, seed)
+        return open_vision(self.spec(name), self.device_of(name), self.dtype, seed)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -97,7 +109,7 @@ class Shown:
 
     def reader(self, name: str, untrained_seed: int | None = None) -> Reader | ImageReader | Generator:
         """A model of the profile, trained or as an untrained network, ready to be read."""
-        spec = pinned(self.profile.models[name], self.folder)
+        spec = self.spec(name)
         if spec.modality == "images":
             reader = (Generator if spec.generates else ImageReader)(name, self.vision(name, untrained_seed))
             if reader.grid != (spec.grid, spec.grid):
@@ -109,12 +121,8 @@ class Shown:
                 raise ValueError(
                     f"profile {self.profile.name}: {name} is said to have {spec.classes} classes; the model has {reader.classes}"
                 )
-        elif untrained_seed is None:
-            reader = Reader(name, self.model(name), load_tokenizer(spec))
         else:
-            seed = _of_family(name, untrained_seed)
-            model = load_untrained(spec, seed, self.device_of(name), self.dtype)
-            reader = Reader(name, model, load_tokenizer(spec))
+            reader = Reader(name, self.model(name, untrained_seed), self.tokenizer(name))
         if sum(reader.layers) != spec.neurons or len(reader.layers) != spec.layers:
             raise ValueError(
                 f"profile {self.profile.name}: {name} is said to have {spec.layers} layers of {spec.mlp_width} neurons; "
@@ -231,7 +239,7 @@ class Shown:
         profile, keep_in = self.profile, self.results / "corpus"
         seed = profile.seed if sample is None else zlib.crc32(f"{profile.seed}-{sample}".encode())
         if profile.corpus["kind"] == "environment":
-            _notice_other_environment(profile.corpus.get("split", "heldout"), keep_in)
+            noticed.other_environment(profile.corpus.get("split", "heldout"), keep_in)
         if profile.sampling == "iid":
             yield from sampling.sequences(
                 profile.corpus, seed, profile.excerpt_characters, keep_in, profile.short_documents
@@ -245,7 +253,7 @@ class Shown:
         return self._text(pair, tokens, sample=tokens)
 
     def _text(self, pair: tuple[str, str], tokens: int, sample: int | None = None) -> Budgeted:
-        tokenizers = [load_tokenizer(pinned(self.profile.models[name], self.folder)) for name in pair]
+        tokenizers = [self.tokenizer(name) for name in pair]
         context, per_document = self.profile.context, self.profile.segments_per_document
 
         def stream() -> Iterator[Segment]:
@@ -315,7 +323,7 @@ class Shown:
         """All of the profile's real images; ProfileError if their folder is not there."""
         real = self.profile.images.real
         if real["kind"] == "scenes":
-            _notice_other_scenes()
+            noticed.other_scenes()
             return scenes.Row(real.get("seed", 0))
         imagenet = real.get("imagenet", False)
         if not Path(real["path"]).is_dir():
@@ -359,25 +367,6 @@ class Shown:
 def _of_family(name: str, seed: int) -> int:
     """A model's own seed: the same one must not give two families the same numbers."""
     return zlib.crc32(f"{name}-{seed}".encode())
-
-
-@cache
-def _notice_other_environment(split: str, keep_in: Path) -> None:
-    """Warn, once, if this environment's text is not what the zoo's manifest records."""
-    path = ROOT / "zoo" / "corpus.json"
-    if not path.exists():
-        return
-    recorded = json.loads(path.read_text(encoding="utf-8"))
-    for difference in environment.differences(split, environment.environment_documents(split, keep_in), recorded):
-        logger.warning(difference)
-
-
-@cache
-def _notice_other_scenes() -> None:
-    """Warn, once, if this environment draws other scenes than the zoo was trained on."""
-    path = ROOT / "zoo" / "scenes.json"
-    for name, (there, here) in scenes.differences(path).items() if path.exists() else ():
-        logger.warning("scenes: %s is %s here; the zoo was trained with %s", name, here, there)
 
 
 def _there(profile: Profile, key: str, device: str) -> str:

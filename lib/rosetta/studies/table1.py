@@ -18,7 +18,7 @@ from tqdm.auto import tqdm
 
 from rosetta.filtering import filters, pretraining
 from rosetta.matching.nulls import mean_ci95
-from rosetta.models.load import fingerprint, load_tokenizer, token_ids
+from rosetta.models.load import fingerprint, token_ids
 from rosetta.models.load import load as load_model
 from rosetta.results import keep, keep_file
 from rosetta.sources import environment
@@ -137,7 +137,7 @@ def drawn(study: Study, split: str) -> pd.DataFrame:
         If there is no function of the target language.
     """
     profile, filtering = study.profile, study.profile.filtering
-    tokenizer = load_tokenizer(profile.models[filtering.learner])
+    tokenizer = study.tokenizer(filtering.learner)
     share, total = filtering.share, filtering.tokens
     if split == "test":
         share, total = 0.5, filtering.test_tokens and 2 * filtering.test_tokens
@@ -281,7 +281,7 @@ def references(study: Study) -> pd.DataFrame:
     if len(on_pool.columns):
         by_filter["probe", "linear probe"] = filters.linear_probe(on_test, labels, on_pool)
     by_filter["tokens", "bag of tokens"] = filters.bag_of_tokens(
-        load_tokenizer(study.profile.models[filtering.scorer]), list(texts(study, test)), labels, texts(study, pool)
+        study.tokenizer(filtering.scorer), list(texts(study, test)), labels, texts(study, pool)
     )
     table = recoveries(pool, {name: select(pool, score) for (_, name), score in by_filter.items()})
     table.insert(0, "kind", [kind for kind, _ in by_filter])
@@ -317,8 +317,8 @@ def perplexities(study: Study, selected: dict[str, np.ndarray]) -> pd.DataFrame:
         If a selection does not fill one sequence.
     """
     filtering, pool, test = study.profile.filtering, drawn(study, "train"), drawn(study, "test")
-    spec, training = study.profile.models[filtering.learner], filtering.training
-    device = study.device_of(filtering.learner)
+    learner, training = filtering.learner, filtering.training
+    device = study.device_of(learner)
     test = test[test["is_target"]]
     test_texts = cache(lambda: list(texts(study, test)))
     # In the order of the file, so that the order of a selection makes no difference.
@@ -331,18 +331,18 @@ def perplexities(study: Study, selected: dict[str, np.ndarray]) -> pd.DataFrame:
 
         def measure() -> dict:
             if seed is None:
-                model = load_model(spec, device)
+                model = load_model(study.spec(learner), device)
             else:
                 model = pretraining.continue_pretraining(
-                    spec, list(texts(study, functions)), training, seed, folder, device,
+                    study.spec(learner), list(texts(study, functions)), training, seed, folder, device,
                     getattr(torch, study.profile.dtype), sequences,
                 )  # fmt: skip
-            tokenizer, batch = load_tokenizer(spec), study.profile.sequences_per_batch
+            tokenizer, batch = study.tokenizer(learner), study.profile.sequences_per_batch
             value = pretraining.perplexity(model, tokenizer, test_texts(), training.sequence_length, batch)
             return {"perplexity": value}
 
         parameters = _source(study) | {
-            "learner": fingerprint(spec), "training": training.model_dump(), "seed": seed,
+            "learner": fingerprint(study.profile.models[learner]), "training": training.model_dump(), "seed": seed,
             "numbers": _digest(functions), "sequences": sequences, "test": _digest(test),
         }  # fmt: skip
         return {"filter": name, "seed": seed, **keep(folder / "perplexity.json", parameters, measure)}
