@@ -52,10 +52,11 @@ PROCESSOR = {
 }  # fmt: skip
 
 
-def write_encoder(folder: Path, name: str, **changes) -> ModelSpec:
-    """One of `ENCODERS`, its image processor changed."""
+def write_encoder(folder: Path, name: str, sizes: dict | None = None, **changes) -> ModelSpec:
+    """One of `ENCODERS`, its image processor changed, or of other sizes."""
     config, _, neurons = ENCODERS[name]
     torch.manual_seed(1)
+    config = type(config)(**config.to_dict() | (sizes or {}))
     moved(transformers.AutoModel.from_config(config)).save_pretrained(folder)
     write_processor(folder, **changes)
     return ModelSpec(name, str(folder), "mine", LAYERS, neurons, kind="transformers", grid=4)
