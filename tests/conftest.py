@@ -27,8 +27,9 @@ import torch
 import transformers
 import yaml
 from answering import KEY, Endpoint
+from language_models import byte_level_tokenizer, cached_on_the_hub
 from safetensors.numpy import load_file, save_file
-from tokenizers import decoders, normalizers, pre_tokenizers, processors, trainers
+from tokenizers import normalizers, pre_tokenizers, processors, trainers
 
 from rosetta import sources
 from rosetta.matching.segments import segments
@@ -85,17 +86,6 @@ def texts() -> list[str]:
 
 def as_documents(some: list[str]) -> list[Document]:
     return [Document(text, "tests", "code", f"text {i}") for i, text in enumerate(some)]
-
-
-def byte_level_tokenizer(sample: list[str], vocabulary: int, add_prefix_space: bool = False):
-    bpe = tokenizers.Tokenizer(tokenizers.models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=add_prefix_space)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocabulary, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
-    )
-    bpe.train_from_iterator(sample, trainer)
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=bpe)
 
 
 def sentencepiece_tokenizer(sample: list[str]):
@@ -190,11 +180,10 @@ def hub_cache(tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
 
     def put(name: str, config: dict) -> None:
-        folder = tmp_path / f"models--{name.replace('/', '--')}"
-        (folder / "refs").mkdir(parents=True)
-        (folder / "refs" / "main").write_text("0" * 40)
-        (folder / "snapshots" / ("0" * 40)).mkdir(parents=True)
-        (folder / "snapshots" / ("0" * 40) / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        folder = tmp_path / "configured" / name
+        folder.mkdir(parents=True)
+        (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+        cached_on_the_hub(tmp_path, name, folder)
 
     return put
 

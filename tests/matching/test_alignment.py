@@ -4,9 +4,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import torch
-from conftest import BYTE_LEVEL, MANY_SCRIPTS, as_documents, byte_level_tokenizer
+from conftest import BYTE_LEVEL, MANY_SCRIPTS, as_documents
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from language_models import byte_level_tokenizer
 from scipy.ndimage import map_coordinates
 
 from rosetta.matching.alignment import (
