@@ -13,7 +13,6 @@ import string
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 # Before anything reads them: tests run side by side, and what they start inherits it.
@@ -26,7 +25,7 @@ import tokenizers
 import torch
 import transformers
 import yaml
-from answering import KEY, Endpoint
+from answering import serving
 from language_models import byte_level_tokenizer, cached_on_the_hub
 from safetensors.numpy import load_file, save_file
 from tokenizers import normalizers, pre_tokenizers, processors, trainers
@@ -257,13 +256,20 @@ def edited(folder: Path, name: str, edit) -> Path:
 BATCH = re.search(r"^BATCH\s*:= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
 
 
-def snakemake(results: Path, *arguments: str, profile="smoke", python=sys.executable, cwd=ROOT):
-    """Start the batch, as `make reproduce` does, in a process group of its own; of a copy of the kit, with its library."""
+def snakemake(results: Path, *arguments: str, profile="smoke", python=sys.executable, cwd=ROOT, offline=False):
+    """Start the batch, as `make reproduce` does, in a process group of its own; of a copy of the kit, with its library.
+
+    Offline it reaches this machine alone (`tests/offline`).
+    """
     config = ["--config", f"profile={profile}", f"results={results}"]
+    environment = os.environ | {"PYTHONPATH": str(cwd / "lib")}
+    if offline:
+        environment["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'tests' / 'offline'}"
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return subprocess.Popen(
         [python, "-m", "snakemake", *arguments, "--cores", "2", *config, *BATCH],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(cwd / "lib")},
+        env=environment,
         start_new_session=True,
         text=True,
         stdout=subprocess.PIPE,
@@ -323,16 +329,8 @@ def open_page(browser):
 @pytest.fixture
 def endpoint(monkeypatch):
     """A chat endpoint that the environment names."""
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("ROSETTA_LABEL_MODEL", "some-model")
-    monkeypatch.delenv("ROSETTA_JUDGE_MODEL", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield server
-    server.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as (server, named):
+        for name, value in named.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("ROSETTA_JUDGE_MODEL", raising=False)
+        yield server
