@@ -8,15 +8,19 @@ profile says it: every curve, point and model, methods, judges, labels, precisio
 import gzip
 import json
 import random
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
 import yaml
 import zstandard
 from language_models import write_language
 from offline import small_eva
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from vision_models import write_clip, write_encoder, write_flux, write_pmf, write_sana
 
 from rosetta.models.generators.flow import Flow
@@ -34,7 +38,7 @@ SIZES = {"layers": 12, "mlp_width": 64, "hidden_size": 64, "grid": 4, "image_siz
 AMOUNTS = {
     "tokens": 4_000,
     "context": 64,
-    "excerpt_characters": 240,
+    "excerpt_characters": 80,
     "nulls.untrained_seeds": 1,
     "nulls.permutation_seeds": 1,
     "nulls.permuted_tokens": 1_000,
@@ -61,7 +65,7 @@ AMOUNTS = {
     "theory.varied.size_exponents": (8, 9),
     "theory.varied.runs": 1,
     "theory.robustness.n_inputs": (100, 200),
-    "contexts.tokens": 3_000,
+    "contexts.tokens": 4_000,
     "contexts.n": 4,
     "properties.bootstrap": 20,
     "properties.baseline.neurons": 20,
@@ -134,6 +138,7 @@ def written(folder: Path, name: str, model: dict) -> ModelSpec:
     if kind == "language":
         known = name if name == "opt-350m" else model["family"]
         write_language(folder, known, layers, neurons, 8 * round(width / 8 + 0.49), heads=1, context=128)
+        plant(folder)
         return describe(folder)
     grid = parts(model, "grid")
     if kind == "pmf":
@@ -149,6 +154,21 @@ def written(folder: Path, name: str, model: dict) -> ModelSpec:
     else:
         write_transformer(folder, name, layers, width, neurons, parts(model, "image_size"), grid)
     return describe_vision(str(folder), kind, model.get("tag"))
+
+
+#: What tokens have in common, whatever the tokenizer (a byte-level one writes a space as Ġ): code's signs, digits, capitals, words.
+KINDS = ("[][{}=;()<>&|!#$%^/\\\\_~@`]", "[0-9]", "[A-Z]", "^Ġ[a-z]")
+
+
+def plant(folder: Path) -> None:
+    """Make a language model hear above all which token it is at, and of what kind: something that two of them can share."""
+    tensors, tokenizer = load_file(folder / "model.safetensors"), transformers.AutoTokenizer.from_pretrained(folder)
+    (name,) = (key for key in tensors if key.endswith(("embed_in.weight", "wte.weight", "embed_tokens.weight")))
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    kinds = torch.tensor([[bool(re.search(kind, token)) for kind in KINDS] for token in tokens])
+    tensors[name] *= 10
+    tensors[name][: len(tokens), : len(KINDS)] += 30 * kinds
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
 
 
 def said(spec: ModelSpec, model: dict) -> dict:
@@ -193,7 +213,7 @@ WORDS = {
     "Pile-CC": "shop garden weekend recipe city travel price review family music",
     "PubMed Central": "patients protein cells dose expression tissue mice clinical samples gene",
     "ArXiv": "theorem lemma manifold let proof bounded operator we show equation",
-    "Github": "return const function { } = ; ( ) import",
+    "Github": "return const function { } = ; ( ) [ ] < > & | ! # $ % ^ / \\ _ ~ @ `",
     "FreeLaw": "court plaintiff defendant appeal statute judgment filed motion evidence trial",
     "StackExchange": "question answer error code works try using problem solved thanks",
     "USPTO Backgrounds": "invention apparatus embodiment device method prior art claim surface housing",
@@ -212,11 +232,11 @@ assert WORDS.keys() <= PILE_CATEGORIES.keys()
 
 
 def write_corpus(path: Path, each: int = 24, seed: int = 0) -> Path:
-    """Documents of every subset in a compressed file of JSON lines; some are shorter than a sequence."""
+    """Documents of every subset in a compressed file of JSON lines, a fifth of them code; some are shorter than a sequence."""
     rng, rows = random.Random(seed), []
     for number in range(each):
-        for subset, words in WORDS.items():
-            length = 20 if number % 6 == 0 else 160
+        for subset in [*WORDS, *["Github"] * 3]:
+            words, length = WORDS[subset], 20 if number % 6 == 0 else 160
             text = " ".join(rng.choices(words.split(), k=length))
             if subset == "Github":
                 text = text.replace(" ; ", ";\n").replace(" { ", " {\n\t")

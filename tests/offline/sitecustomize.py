@@ -1,7 +1,6 @@
 """Read by every Python that starts with this folder on its path: no connection but to this machine, and one model more in timm."""
 
 import importlib.machinery
-import importlib.util
 import socket
 import sys
 
@@ -31,8 +30,7 @@ class WithEva(importlib.machinery.PathFinder):
     def find_spec(cls, name, path=None, target=None):
         if name != "timm":
             return None
-        sys.meta_path.remove(cls)
-        spec = importlib.util.find_spec(name)
+        spec = importlib.machinery.PathFinder.find_spec(name, path)  # this class is none of those it asks
         execute = spec.loader.exec_module
 
         def exec_module(module):
