@@ -29,10 +29,17 @@ POINTS = {"+".join(point): point for points in STUDY.curves.values() for point i
 # Batches of activations are tens of megabytes. By itself glibc returns blocks of that size to the system and fetches them
 # anew each time, and their pages cost a sixth of the time.
 KEEP_MEMORY = "MALLOC_MMAP_MAX_=0 MALLOC_TRIM_THRESHOLD_=134217728 "
+PYTHON = KEEP_MEMORY + "BENCHMARK={params.benchmark:q} OMP_NUM_THREADS={threads} {sys.executable:q} -m "
 PAPERMILL = (
-    KEEP_MEMORY + "BENCHMARK={params.benchmark:q} OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.batch "
+    PYTHON + "rosetta.batch "
     "{input.notebook:q} {output:q} --cwd notebooks --no-progress-bar --log-level WARNING -p profile {PROFILE:q} -p results {RESULTS:q}"
 )
+#: What opens models of a kind, where it takes long to import.
+OPENED_BY = {
+    "open_clip": "open_clip",
+    "sana": "diffusers.pipelines.sana.pipeline_sana_sprint",
+    "flux": "diffusers.pipelines.flux2.pipeline_flux2_klein",
+}
 TO_LOG = " > {log:q} 2>&1"
 
 
@@ -43,7 +50,8 @@ onstart:
         kernels.start(
             {f"{name}_THREADS": "1" for name in threads}
             | dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), gettempdir())
-            | dict(pair.split("=") for pair in KEEP_MEMORY.split())
+            | dict(pair.split("=") for pair in KEEP_MEMORY.split()),
+            dict.fromkeys(OPENED_BY[spec.kind] for spec in STUDY.models.values() if spec.kind in OPENED_BY),
         )
 
 
@@ -184,14 +192,14 @@ rule pictures:
         touch(f"{OUT}/images/{{generator}}/made"),
     log:
         f"{OUT}/logs/pictures/{{generator}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/pictures/{{generator}}.tsv"
+    params:
+        benchmark=f"{OUT}/benchmarks/pictures/{{generator}}.tsv",
     priority: 11  # much waits for them
     resources:
         mem_mb=lambda wildcards: memory([wildcards.generator]),
         gpu=lambda wildcards: gpus([wildcards.generator]),
     shell:
-        KEEP_MEMORY + "OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.studies.pictures {PROFILE:q} {RESULTS:q} "
+        PYTHON + "rosetta.job rosetta.studies.pictures {PROFILE:q} {RESULTS:q} "
         "{wildcards.generator:q}" + TO_LOG
 
 

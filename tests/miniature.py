@@ -143,7 +143,21 @@ def written(folder: Path, name: str, model: dict) -> ModelSpec:
     grid = parts(model, "grid")
     if kind == "pmf":
         patch = 8
-        flow = Flow(patch * grid, patch, 4 * (width // 4), 1, neurons, layers - 1 or 1, 1, 8, model["classes"], 1.0, 7.0, 0.2, 0.7)
+        flow = Flow(
+            patch * grid,
+            patch,
+            4 * (width // 4),
+            1,
+            neurons,
+            layers - 1 or 1,
+            1,
+            8,
+            model["classes"],
+            1.0,
+            7.0,
+            0.2,
+            0.7,
+        )
         write_pmf(folder, flow)
     elif kind == "sana":
         write_sana(folder, layers, 2 * (width // 2), levels=(1_024 // grid).bit_length())

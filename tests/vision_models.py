@@ -58,7 +58,11 @@ def write_encoder(folder: Path, name: str, sizes: dict | None = None, **changes)
     """One of `ENCODERS`, its image processor changed, or of other sizes."""
     config, _, neurons = ENCODERS[name]
     torch.manual_seed(1)
-    said = {key: value for key, value in config.to_dict().items() if key not in ("out_features", "out_indices", "stage_names")}
+    said = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in ("out_features", "out_indices", "stage_names")
+    }
     config = type(config)(**said | (sizes or {}))
     moved(transformers.AutoModel.from_config(config)).save_pretrained(folder)
     write_processor(folder, **changes)

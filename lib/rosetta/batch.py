@@ -6,14 +6,13 @@ talks to a kernel mended, kernels that start at once, and a record of time and m
 
 import json
 import logging
-import os
-import resource
 import shutil
 import sys
 import time
 from pathlib import Path
 
 from rosetta import kernels
+from rosetta.job import recorded
 
 #: Lines of a log that say nothing of the notebook (a kernel is interrupted before it is ended), and what makes one worth
 #: showing.
@@ -111,9 +110,6 @@ def _matters(record: logging.LogRecord) -> bool:
 def main() -> None:
     """papermill, with no answer of a kernel missed and seconds less to start.
 
-    Where the variable ``BENCHMARK`` names a file, it gets the time and the kernel's largest memory, as the engine would
-    write them; but the engine looks for a notebook's kernel among the children of its job.
-
     A widget's output makes the client write to the socket on which it waits for the kernel's answer. ZeroMQ tells of an
     answer once; where it comes just then, the writing takes the notice and the client waits for ever. So it looks again.
     """
@@ -128,7 +124,7 @@ def main() -> None:
         ZMQSocketChannel.send(channel, message)
         channel.socket.get(zmq.EVENTS)  # wakes who waits, if something has come
 
-    started, forked, start = time.monotonic(), [], local_provisioner.launch_kernel
+    start = local_provisioner.launch_kernel
 
     def launch(command, **how):
         kernel = kernels.launch(command, **how)
@@ -139,17 +135,8 @@ def main() -> None:
 
     AsyncZMQSocketChannel.send = send
     local_provisioner.launch_kernel = launch
-    record = os.environ.pop("BENCHMARK", None)
-    try:
+    with recorded() as forked:
         papermill()
-    finally:
-        if record:
-            own = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**10 if sys.platform == "darwin" else 1)
-            peak = max(own, *(kernel.peak for kernel in forked), 0) / 2**10
-            Path(record).parent.mkdir(parents=True, exist_ok=True)
-            Path(record).write_text(
-                f"s\tmax_rss\tforked\n{time.monotonic() - started:.4f}\t{peak:.2f}\t{bool(forked)}\n", encoding="utf-8"
-            )
 
 
 if __name__ == "__main__":

@@ -153,9 +153,21 @@ def _file_in(library: Path, module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None) if top == library.name else None
 
 
+def learn() -> None:
+    """Go through all of the library's code, and what is installed: processes forked from this one need not do so again."""
+    for file in LIBRARY.rglob("*.py"):
+        _parsed(file, file.stat().st_mtime_ns)
+    _distributions()
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    return importlib.metadata.packages_distributions()  # neither the library itself nor Python's own are there
+
+
 @cache
 def _versions(imported: frozenset[str]) -> dict[str, str]:
-    distributions = importlib.metadata.packages_distributions()  # neither the library itself nor Python's own are there
+    distributions = _distributions()
     packages = {module.partition(".")[0] for module in imported}
     names = {name for package in packages for name in distributions.get(package, ())} - {LIBRARY.name}
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in sorted(names)}
