@@ -19,6 +19,8 @@ from rosetta.job import recorded
 CHATTER = (
     "Kernel is running over TCP", "frozen modules", "PYDEVD_DISABLE_FILE_VALIDATION", "KeyboardInterrupt caught in kernel",
 )  # fmt: skip
+#: The folders of results that jobs write to, of which the last in a path begins a job's name.
+FOLDERS = ("notebooks", "shards", "matches", "positions", "images")
 WARNINGS = ("WARNING", "ERROR", "CRITICAL", "Warning:")
 
 
@@ -54,7 +56,7 @@ class Lines(logging.Handler):
 def title(output: Path) -> str:
     """``02_matching a+b`` for ``results/micro/notebooks/02_matching/a+b.ipynb``, ``matches a--b`` for its MatchTable."""
     parts = output.with_suffix("").parts
-    start = max(i for i, folder in enumerate(parts[:-1]) if folder in ("notebooks", "shards", "matches", "images"))
+    start = max(i for i, folder in enumerate(parts[:-1]) if folder in FOLDERS)
     return " ".join(parts[start:]).removeprefix("notebooks ")
 
 

@@ -1,9 +1,10 @@
 """Kernels that start at once: forks of a process that has imported what notebooks import.
 
 Most of the time of a small notebook goes into the import of torch, transformers, scipy and matplotlib. The batch starts one
-process that imports them once (`start`), and papermill has its kernels from there, as jobs (`rosetta.job`) have their processes (`launch`): each runs the command that
-it is asked for, in the same environment and folder; only that these modules are there already. Of this library only `results` is
-imported beforehand, which has read the code that results owe themselves to; a file that has changed since is read again. A kernel starts as it always does where there is no such process, or where a fork would not be the same.
+process that imports them once (`start`), and papermill has its kernels from there, as jobs (`rosetta.job`) have their processes
+(`launch`): each runs the command that it is asked for, in the same environment and folder; only that these modules are there
+already. Those of this library are, too, as long as its files are as they were then. A kernel starts as it always does where there is no such process, or
+where a fork would not be the same.
 """
 
 import atexit
@@ -23,6 +24,10 @@ from contextlib import suppress
 from gc import freeze
 from pathlib import Path
 
+#: Of this library what matching needs, which is most of it. Not its plots: the order in which styles are set matters.
+OWN = "rosetta.studies.shards"
+#: When its files were changed last, as far as they were imported.
+LEARNT: dict[Path, int] = {}
 #: The variable that says where the process listens.
 ADDRESS = "ROSETTA_KERNELS"
 IMPORTED = (
@@ -134,9 +139,9 @@ def serve(address: str, also: Iterable[str] = ()) -> tuple[list[str], str, dict[
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listening.bind(address)
     listening.listen(64)  # who comes early waits
-    for name in (*IMPORTED, *also):
+    for name in (*IMPORTED, *also, OWN):
         importlib.import_module(name)
-    importlib.import_module("rosetta.results").learn()
+    LEARNT.update(importlib.import_module("rosetta.results").learn())
     if len(os.listdir("/proc/self/task")) > 1 or sys.modules["torch"].cuda.is_available():
         return None  # neither threads nor a GPU's driver go into a fork
     freeze()  # a collection in a kernel would copy the memory of all that was imported
@@ -215,6 +220,9 @@ def become(command: list[str], folder: str, environment: dict[str, str]) -> None
     os.chdir(folder)
     sys.path[0] = os.getcwd()
     sys.argv = command
+    if sys.modules["rosetta.results"].changed(LEARNT):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "rosetta"]:
+            del sys.modules[name]
     sys.modules["numpy"].random.seed()  # each kernel draws its own numbers; those of Python's `random` are so already
     sys.modules["torch"].default_generator.seed()
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)

@@ -153,11 +153,28 @@ def _file_in(library: Path, module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None) if top == library.name else None
 
 
-def learn() -> None:
-    """Go through all of the library's code, and what is installed: processes forked from this one need not do so again."""
-    for file in LIBRARY.rglob("*.py"):
-        _parsed(file, file.stat().st_mtime_ns)
+def learn() -> dict[Path, int]:
+    """Go through all of the library's code, and what is installed: processes forked from this one need not do so again.
+
+    Returns
+    -------
+    dict of Path to int
+        When each of the library's files was changed last.
+    """
+    found = _times()
+    for file, time in found.items():
+        _parsed(file, time)
     _distributions()
+    return found
+
+
+def _times() -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in LIBRARY.rglob("*.py")}
+
+
+def changed(learnt: dict[Path, int]) -> bool:
+    """Whether a file of the library is another one now, or there are others, than when they were learnt (`learn`)."""
+    return learnt != _times()
 
 
 @cache
