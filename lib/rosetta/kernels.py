@@ -33,7 +33,7 @@ ADDRESS = "ROSETTA_KERNELS"
 IMPORTED = (
     "accelerate", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib.pyplot", "pandas", "pydantic",
     "pyarrow.parquet", "scipy.stats", "torch", "tqdm.auto", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto", "yaml",
+    "transformers.models.auto.image_processing_auto", "transformers.models.auto.tokenization_auto", "yaml",
 )  # fmt: skip
 #: What a shell, papermill and Jupyter set for each process anew. Any other variable may matter to what is imported.
 EACH_ITS_OWN = {"_", "SHLVL", "PWD", "OLDPWD", "JPY_PARENT_PID", "JPY_SESSION_NAME", "PYDEVD_DISABLE_FILE_VALIDATION",
@@ -141,6 +141,8 @@ def serve(address: str, also: Iterable[str] = ()) -> tuple[list[str], str, dict[
     listening.listen(64)  # who comes early waits
     for name in (*IMPORTED, *also, OWN):
         importlib.import_module(name)
+    # Loading any model compiles a thousand patterns of its first.
+    sys.modules["transformers.conversion_mapping"].get_checkpoint_conversion_mapping("gpt2")
     LEARNT.update(importlib.import_module("rosetta.results").learn())
     if len(os.listdir("/proc/self/task")) > 1 or sys.modules["torch"].cuda.is_available():
         return None  # neither threads nor a GPU's driver go into a fork

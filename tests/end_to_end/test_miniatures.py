@@ -169,7 +169,9 @@ def test_the_endpoint_is_asked_where_the_profile_asks_for_it(run):
         kinds["label" if isinstance(request["body"]["messages"][-1]["content"], str) else "picture"] += 1
     assert (kinds["label"] > 0) == (run.profile.labels.kind == "chat")
     assert (kinds["picture"] > 0) == (run.profile.judging.judge == "chat")
-    files = [path for path in run.folder.rglob("*") if path.is_file() and path.suffix not in (".parquet", ".safetensors")]
+    files = [
+        path for path in run.folder.rglob("*") if path.is_file() and path.suffix not in (".parquet", ".safetensors")
+    ]
     assert not [path for path in files if KEY.encode() in path.read_bytes()]
 
 
