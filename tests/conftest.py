@@ -65,16 +65,20 @@ def pytest_unconfigure():
     gc.unfreeze()  # or extension modules would say at the end that it leaks
 
 
+#: Files of which all tests go to one worker.
+WHOLE = ("end_to_end/test_reproduce.py", "end_to_end/test_miniatures.py", "viewer/test_page.py")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """All tests go to the workers one by one, but for two files that go whole, and first: one has the smoke run, which
-    takes longest, the other a browser and a thousand neurons to start with."""
+    """All tests go to the workers one by one, but for files that go whole, and first: they run whole profiles, which takes
+    longest, or have a browser and a thousand neurons to start with."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if file.endswith(("end_to_end/test_reproduce.py", "viewer/test_page.py")) else nodeid
+            return file if file.endswith(WHOLE) else nodeid
 
     return Scheduling(config, log)
 

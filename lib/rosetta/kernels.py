@@ -246,6 +246,8 @@ def main() -> None:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if status and status is not end.code:
+            print(end.code, file=sys.stderr)  # as Python does at its end
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:
