@@ -43,6 +43,14 @@ def test_a_job_says_and_ends_the_same_forked_or_not(batch, tmp_path, ends):  # n
     assert forked.returncode == (here.returncode if here.returncode >= 0 else 128 - here.returncode)
 
 
+def test_programs_of_the_library_start_without_a_warning(batch, tmp_path):  # noqa: F811
+    for program in ("rosetta.studies.shards", "rosetta.studies.pictures"):
+        done = job(tmp_path, program, "nowhere.yaml", "results", **{kernels.ADDRESS: batch[2]})
+        assert (
+            done.returncode != 0 and "Warning" not in done.stderr and ("usage" in done.stderr or "Error" in done.stderr)
+        )
+
+
 def test_a_job_ends_with_the_one_who_asked_for_it(batch, tmp_path):  # noqa: F811
     code = "import time\nfrom pathlib import Path\nPath('at work').touch()\ntime.sleep(100)"
     (tmp_path / "waiting.py").write_text(code, encoding="utf-8")

@@ -24,8 +24,9 @@ from contextlib import suppress
 from gc import freeze
 from pathlib import Path
 
-#: Of this library what matching needs, which is most of it. Not its plots: the order in which styles are set matters.
-OWN = "rosetta.studies.shards"
+#: Of this library what matching needs, which is most of it. Not its plots: the order in which styles are set matters. Nor what is
+#: run as a program, of which Python would warn that it was there before.
+OWN = "rosetta.studies.matches"
 #: When its files were changed last, as far as they were imported.
 LEARNT: dict[Path, int] = {}
 #: The variable that says where the process listens.
