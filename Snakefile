@@ -27,10 +27,17 @@ STUDY = load(PROFILE)
 OUT = f"{RESULTS}/{STUDY.name}"
 POINTS = {"+".join(point): point for points in STUDY.curves.values() for point in points}
 KEEP_MEMORY = "".join(f"{name}={value} " for name, value in batch.KEEP_MEMORY.items())
+PYTHON = KEEP_MEMORY + "BENCHMARK={params.benchmark:q} OMP_NUM_THREADS={threads} {sys.executable:q} -m "
 PAPERMILL = (
-    KEEP_MEMORY + "BENCHMARK={params.benchmark:q} OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.batch "
+    PYTHON + "rosetta.batch "
     "{input.notebook:q} {output:q} --cwd notebooks --no-progress-bar --log-level WARNING -p profile {PROFILE:q} -p results {RESULTS:q}"
 )
+#: What opens models of a kind, where it takes long to import.
+OPENED_BY = {
+    "open_clip": "open_clip",
+    "sana": "diffusers.pipelines.sana.pipeline_sana_sprint",
+    "flux": "diffusers.pipelines.flux2.pipeline_flux2_klein",
+}
 TO_LOG = " > {log:q} 2>&1"
 
 
@@ -41,7 +48,8 @@ onstart:
         kernels.start(
             {f"{name}_THREADS": "1" for name in threads}
             | dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), gettempdir())
-            | batch.KEEP_MEMORY
+            | batch.KEEP_MEMORY,
+            dict.fromkeys(OPENED_BY[spec.kind] for spec in STUDY.models.values() if spec.kind in OPENED_BY),
         )
 
 
@@ -184,14 +192,14 @@ rule pictures:
         touch(f"{OUT}/images/{{generator}}/made"),
     log:
         f"{OUT}/logs/pictures/{{generator}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/pictures/{{generator}}.tsv"
+    params:
+        benchmark=f"{OUT}/benchmarks/pictures/{{generator}}.tsv",
     priority: 11  # much waits for them
     resources:
         mem_mb=lambda wildcards: memory([wildcards.generator]),
         gpu=lambda wildcards: gpus([wildcards.generator]),
     shell:
-        KEEP_MEMORY + "OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.studies.pictures {PROFILE:q} {RESULTS:q} "
+        PYTHON + "rosetta.job rosetta.studies.pictures {PROFILE:q} {RESULTS:q} "
         "{wildcards.generator:q}" + TO_LOG
 
 

@@ -1,8 +1,10 @@
 """A chat endpoint on the loopback address: a real server, which answers as a test has laid out and remembers what it was asked."""
 
+import hashlib
 import json
 import threading
 import time
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 KEY = "sk-hidden-5c0ffee5"
@@ -81,5 +83,50 @@ class Handler(BaseHTTPRequestHandler):
         pass
 
 
+@contextmanager
+def serving():
+    """An endpoint that is there while this is open, and the variables by which an environment names it."""
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    named = {"OPENAI_BASE_URL": server.url, "OPENAI_API_KEY": KEY, "ROSETTA_LABEL_MODEL": "some-model"}
+    try:
+        yield server, named | {"NO_PROXY": "127.0.0.1"}
+    finally:
+        server.released.set()
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
 def answers_in(folder):
     return sorted(path for path in folder.iterdir() if "refused" not in path.name)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# A model that answers whatever it is asked, in the form that is asked for
+
+
+def obliging(body: dict) -> tuple:
+    """The reply of a model that says something of any neuron: a label of texts, a verdict on pictures, or a prediction."""
+    turns = body["messages"]
+    asked = turns[-1]["content"]
+    if isinstance(asked, str):
+        said = labelled(asked)
+    elif any(turn["role"] == "assistant" for turn in turns):
+        said = {"neuron_description": "light", "predicted_activating": ["A", "C"], "reasoning": "They are light."}
+    else:
+        (shown,) = (part["image_url"]["url"] for part in asked if part["type"] == "image_url")
+        number = hashlib.sha256(shown.encode()).digest()[0]
+        said = {"is_monosemantic": number % 2 == 0, "description": f"light of kind {number}"}
+    return 200, {}, completion(json.dumps(said))
+
+
+def labelled(asked: str) -> dict:
+    """A label of the contexts in a question, a line of JSON each: JavaScript if most are code, or else what is hottest."""
+    views = [json.loads(line) for line in asked.splitlines() if line.startswith('{"')]
+    texts = [next(iter(view.values())) for view in views if view]
+    code = ["function" in "".join(piece for piece, _ in text) for text in texts]
+    hottest = max((heat, piece) for text in texts for piece, heat in text)[1] if texts else ""
+    summary = "JavaScript functions" if code and sum(code) > len(code) / 2 else f"the piece {hottest!r}"
+    return {"summary": summary, "examples": [hottest]}

@@ -13,7 +13,6 @@ import string
 import subprocess
 import sys
 import textwrap
-import threading
 from pathlib import Path
 
 # Before anything reads them: tests run side by side, and what they start inherits it.
@@ -26,7 +25,7 @@ import tokenizers
 import torch
 import transformers
 import yaml
-from answering import KEY, Endpoint
+from answering import serving
 from language_models import byte_level_tokenizer, cached_on_the_hub
 from safetensors.numpy import load_file, save_file
 from tokenizers import normalizers, pre_tokenizers, processors, trainers
@@ -66,16 +65,20 @@ def pytest_unconfigure():
     gc.unfreeze()  # or extension modules would say at the end that it leaks
 
 
+#: Files of which all tests go to one worker.
+WHOLE = ("end_to_end/test_reproduce.py", "end_to_end/test_miniatures.py", "viewer/test_page.py")
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """All tests go to the workers one by one, but for two files that go whole, and first: one has the smoke run, which
-    takes longest, the other a browser and a thousand neurons to start with."""
+    """All tests go to the workers one by one, but for files that go whole, and first: they run whole profiles, which takes
+    longest, or have a browser and a thousand neurons to start with."""
     from xdist.scheduler import LoadScopeScheduling
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
             file = nodeid.partition("::")[0]
-            return file if file.endswith(("end_to_end/test_reproduce.py", "viewer/test_page.py")) else nodeid
+            return file if file.endswith(WHOLE) else nodeid
 
     return Scheduling(config, log)
 
@@ -258,13 +261,20 @@ def edited(folder: Path, name: str, edit) -> Path:
 BATCH = re.search(r"^BATCH\s*:= (.*)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)[1].split()
 
 
-def snakemake(results: Path, *arguments: str, profile="smoke", python=sys.executable, cwd=ROOT):
-    """Start the batch, as `make reproduce` does, in a process group of its own; of a copy of the kit, with its library."""
+def snakemake(results: Path, *arguments: str, profile="smoke", python=sys.executable, cwd=ROOT, offline=False):
+    """Start the batch, as `make reproduce` does, in a process group of its own; of a copy of the kit, with its library.
+
+    Offline it reaches this machine alone (`tests/offline`).
+    """
     config = ["--config", f"profile={profile}", f"results={results}"]
+    environment = os.environ | {"PYTHONPATH": str(cwd / "lib")}
+    if offline:
+        environment["PYTHONPATH"] += f"{os.pathsep}{ROOT / 'tests' / 'offline'}"
+        environment |= {"HF_HUB_OFFLINE": "1", "HF_DATASETS_OFFLINE": "1"}
     return subprocess.Popen(
         [python, "-m", "snakemake", *arguments, "--cores", "2", *config, *BATCH],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(cwd / "lib")},
+        env=environment,
         start_new_session=True,
         text=True,
         stdout=subprocess.PIPE,
@@ -324,16 +334,8 @@ def open_page(browser):
 @pytest.fixture
 def endpoint(monkeypatch):
     """A chat endpoint that the environment names."""
-    server = Endpoint()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    monkeypatch.setenv("OPENAI_BASE_URL", server.url)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setenv("ROSETTA_LABEL_MODEL", "some-model")
-    monkeypatch.delenv("ROSETTA_JUDGE_MODEL", raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    yield server
-    server.released.set()
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving() as (server, named):
+        for name, value in named.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.delenv("ROSETTA_JUDGE_MODEL", raising=False)
+        yield server

@@ -87,6 +87,7 @@ def test_a_job_that_is_tried_again_is_one_job(engine, capsys):
         ("notebooks/micro/notebooks/02_matching/a-1.4b+b.ipynb", "02_matching a-1.4b+b"),
         ("my results/micro/shards/a--b.untrained-1/screen.1-of-4.safetensors", "shards a--b.untrained-1 screen.1-of-4"),
         ("/shards/micro/matches/a--b.parquet", "matches a--b"),
+        ("results/paper/positions/a--b.sizes.parquet", "positions a--b.sizes"),
     ],
 )
 def test_a_job_is_called_by_what_it_makes(output, title):

@@ -82,7 +82,7 @@ print(matplotlib.get_backend(), torch.get_num_threads(), logging.getLogger().han
 print({s: signal.getsignal(s) for s in (signal.SIGINT, signal.SIGTERM, signal.SIGCHLD)}.keys(), __name__)
 print(signal.getsignal(signal.SIGINT) is signal.default_int_handler, sorted(t.name for t in threading.enumerate()))
 print(os.getsid(0) == os.getpid(), sorted(os.listdir("/proc/self/fd"))[:3], sys.stdin)
-print(os.getppid() == int(os.environ["JPY_PARENT_PID"]), [n for n in sys.modules if n.startswith("rosetta.")])
+print(os.getppid() == int(os.environ["JPY_PARENT_PID"]), [n for n in sys.modules if n.startswith("rosetta.plots")])
 """
 
 

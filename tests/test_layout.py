@@ -11,7 +11,7 @@ from rosetta.models import ROOT
 LIBRARY = ROOT / "lib" / "rosetta"
 #: From the top down; a folder or file imports only what stands below it.
 ORDER = (
-    "report", "planning", "batch", "kernels", "studies", "plots", "neurons", "filtering", "laws", "matching", "profiles", "models", "sources", "viewer",
+    "report", "planning", "batch", "job", "kernels", "studies", "plots", "neurons", "filtering", "laws", "matching", "profiles", "models", "sources", "viewer",
     "marked", "results",
 )  # fmt: skip
 FOLDERS = sorted(path.parent.name for path in LIBRARY.glob("*/__init__.py"))

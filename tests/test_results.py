@@ -143,6 +143,16 @@ def test_the_versions_of_what_computes_are_part_of_it(monkeypatch):
     results._versions.cache_clear()
 
 
+def test_what_is_learnt_beforehand_is_what_is_found_and_a_file_that_changed_is_read_again(copy):
+    found = results.made_by("rosetta.studies.matches")
+    results._parsed.cache_clear()
+    results._distributions.cache_clear()
+    results.learn()
+    assert results._parsed.cache_info().currsize > 50
+    misses = results._parsed.cache_info().misses
+    assert results.made_by("rosetta.studies.matches") == found and results._parsed.cache_info().misses == misses
+
+
 def test_code_that_is_not_the_librarys_adds_nothing():
     assert results.made_by("__main__") == results.made_by("numpy") == results.made_by("rosetta.nowhere") == {}
 

@@ -12,6 +12,8 @@ from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
 from safetensors.torch import save_file
 from scipy.special import erf, expit, softmax
 
+from rosetta.models.generators.flow import Flow
+from rosetta.models.generators.pmf import PixelMeanFlow
 from rosetta.models.load import ModelSpec
 
 MEAN, STD = (0.5, 0.4, 0.3), (0.2, 0.25, 0.3)
@@ -52,10 +54,16 @@ PROCESSOR = {
 }  # fmt: skip
 
 
-def write_encoder(folder: Path, name: str, **changes) -> ModelSpec:
-    """One of `ENCODERS`, its image processor changed."""
+def write_encoder(folder: Path, name: str, sizes: dict | None = None, **changes) -> ModelSpec:
+    """One of `ENCODERS`, its image processor changed, or of other sizes."""
     config, _, neurons = ENCODERS[name]
     torch.manual_seed(1)
+    said = {
+        key: value
+        for key, value in config.to_dict().items()
+        if key not in ("out_features", "out_indices", "stage_names")
+    }
+    config = type(config)(**said | (sizes or {}))
     moved(transformers.AutoModel.from_config(config)).save_pretrained(folder)
     write_processor(folder, **changes)
     return ModelSpec(name, str(folder), "mine", LAYERS, neurons, kind="transformers", grid=4)
@@ -311,20 +319,21 @@ OF_TEXT = {
 }  # fmt: skip
 
 
-def write_sana(folder: Path) -> ModelSpec:
-    """A tiny Sana-Sprint: two layers of 40 neurons, an autoencoder that makes images twice as large as its maps."""
+def write_sana(folder: Path, layers: int = 2, width: int = 16, levels: int = 2) -> ModelSpec:
+    """A tiny Sana-Sprint: layers of 2.5 times as many neurons as its width, an autoencoder that halves its maps between levels."""
     import diffusers
 
     torch.manual_seed(3)
     transformer = diffusers.SanaTransformer2DModel(
-        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=8, num_layers=2,
-        num_cross_attention_heads=2, cross_attention_head_dim=8, cross_attention_dim=16, caption_channels=16,
+        in_channels=4, out_channels=4, num_attention_heads=2, attention_head_dim=width // 2, num_layers=layers,
+        num_cross_attention_heads=2, cross_attention_head_dim=width // 2, cross_attention_dim=width, caption_channels=16,
         guidance_embeds=True, qk_norm="rms_norm_across_heads",
     )  # fmt: skip
+    channels, blocks, nowhere = (4,) * levels, (0,) * (levels - 1) + (1,), ((),) * levels
     vae = diffusers.AutoencoderDC(
-        in_channels=3, latent_channels=4, encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
-        encoder_layers_per_block=(1, 1), decoder_layers_per_block=(1, 1), encoder_block_types="ResBlock",
-        decoder_block_types="ResBlock", encoder_qkv_multiscales=((), ()), decoder_qkv_multiscales=((), ()),
+        in_channels=3, latent_channels=4, encoder_block_out_channels=channels, decoder_block_out_channels=channels,
+        encoder_layers_per_block=blocks, decoder_layers_per_block=blocks, encoder_block_types="ResBlock",
+        decoder_block_types="ResBlock", encoder_qkv_multiscales=nowhere, decoder_qkv_multiscales=nowhere,
     )  # fmt: skip
     text = transformers.Gemma2Model(transformers.Gemma2Config(**OF_TEXT, num_hidden_layers=1))
     diffusers.SanaSprintPipeline(
@@ -334,21 +343,23 @@ def write_sana(folder: Path) -> ModelSpec:
         transformer=moved(transformer),
         scheduler=diffusers.SCMScheduler(),
     ).save_pretrained(folder)
-    return ModelSpec("sana", str(folder), "mine", 2, 40, kind="sana", grid=512, classes=1_000)
+    grid = 1_024 // 2 ** (levels - 1)
+    return ModelSpec("sana", str(folder), "mine", layers, int(2.5 * width), kind="sana", grid=grid, classes=1_000)
 
 
-def write_flux(folder: Path) -> ModelSpec:
-    """A tiny FLUX.2-klein: one double-stream and two single-stream layers of 96 neurons, beside 32 channels of attention."""
+def write_flux(folder: Path, layers: int = 1, single: int = 2, heads: int = 2, levels: int = 2) -> ModelSpec:
+    """A tiny FLUX.2-klein: double-stream and single-stream layers, each head of 16 channels, and thrice as many neurons as channels."""
     import diffusers
 
     torch.manual_seed(4)
     transformer = diffusers.Flux2Transformer2DModel(
-        in_channels=16, num_layers=1, num_single_layers=2, attention_head_dim=16, num_attention_heads=2,
+        in_channels=16, num_layers=layers, num_single_layers=single, attention_head_dim=16, num_attention_heads=heads,
         joint_attention_dim=48, timestep_guidance_channels=16, axes_dims_rope=(4, 4, 4, 4), guidance_embeds=False,
     )  # fmt: skip
     vae = diffusers.AutoencoderKLFlux2(
-        block_out_channels=(8, 8), down_block_types=("DownEncoderBlock2D",) * 2, up_block_types=("UpDecoderBlock2D",) * 2,
-        layers_per_block=1, latent_channels=4, norm_num_groups=4, sample_size=16,
+        block_out_channels=(8,) * levels, down_block_types=("DownEncoderBlock2D",) * levels,
+        up_block_types=("UpDecoderBlock2D",) * levels, layers_per_block=1, latent_channels=4, norm_num_groups=4,
+        sample_size=16,
     )  # fmt: skip
     text = transformers.Qwen3ForCausalLM(
         transformers.Qwen3Config(**OF_TEXT, num_hidden_layers=28, tie_word_embeddings=True)
@@ -357,4 +368,22 @@ def write_flux(folder: Path) -> ModelSpec:
         scheduler=diffusers.FlowMatchEulerDiscreteScheduler(), vae=vae, text_encoder=text, tokenizer=tokenizer_of_words(),
         transformer=moved(transformer), is_distilled=True,
     ).save_pretrained(folder)  # fmt: skip
-    return ModelSpec("flux", str(folder), "mine", 3, 96, kind="flux", grid=64, classes=1_000)
+    grid, neurons = 256 // 2**levels, 48 * heads
+    return ModelSpec("flux", str(folder), "mine", layers + single, neurons, kind="flux", grid=grid, classes=1_000)
+
+
+# ---------------------------------------------------------------------------------------------------------------------
+# pMF
+
+PMF = Flow(12, 4, 16, 2, 20, 2, 1, 7, 5, 2.0, 7.5, 0.1, 0.8)
+
+
+def write_pmf(folder: Path, flow: Flow = PMF) -> ModelSpec:
+    """A tiny pMF in the kit's own form."""
+    torch.manual_seed(0)
+    network = moved(PixelMeanFlow(*flow[:9]))
+    folder.mkdir(exist_ok=True)
+    save_file(network.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps({"model_type": "pmf"} | flow._asdict()))
+    layers, grid = flow.shared + flow.heads_of_u, flow.image_size // flow.patch_size
+    return ModelSpec("tiny", str(folder), "pmf", layers, flow.mlp_width, kind="pmf", grid=grid, classes=flow.classes)

@@ -19,10 +19,7 @@ WITHOUT = {
 }
 TABLES |= WITHOUT
 MATCHES, SHARDS = f"{OUT}/matches/{{tables}}", f"{OUT}/shards/{{tables}}"
-SHARE = (
-    KEEP_MEMORY + "OMP_NUM_THREADS={threads} {sys.executable:q} -m rosetta.studies.shards {PROFILE:q} {RESULTS:q} "
-    "{params.who:q} "
-)
+SHARE = PYTHON + "rosetta.job rosetta.studies.shards {PROFILE:q} {RESULTS:q} {params.who:q} "
 
 if workflow.exec_mode == ExecMode.DEFAULT:
     from rosetta.studies import shards
@@ -89,6 +86,7 @@ rule sizes:
         f"{OUT}/logs/positions/{{pair}}.log",
     params:
         who=lambda wildcards: TABLES[wildcards.pair],
+        benchmark=f"{OUT}/benchmarks/shards/{{pair}}/sizes.tsv",
     wildcard_constraints:
         pair="|".join(re.escape(f"{a}--{b}") for a, b in STUDY.of("text")[1]) or "none",
     resources:
@@ -106,10 +104,9 @@ rule screen:
         temp(f"{SHARDS}/screen.{{scatteritem}}.safetensors"),
     log:
         f"{OUT}/logs/shards/{{tables}}/screen.{{scatteritem}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/shards/{{tables}}/screen.{{scatteritem}}.tsv"
     params:
         who=who,
+        benchmark=f"{OUT}/benchmarks/shards/{{tables}}/screen.{{scatteritem}}.tsv",
     resources:
         mem_mb=lambda wildcards: memory(models_of(wildcards)),
         gpu=lambda wildcards: gpus(models_of(wildcards)),
@@ -126,6 +123,7 @@ rule screened:
         f"{OUT}/logs/shards/{{tables}}/screened.log",
     params:
         who=who,
+        benchmark=f"{OUT}/benchmarks/shards/{{tables}}/screened.tsv",
     resources:
         mem_mb=lambda wildcards: 2 * memory([]),  # what is joined, and the next share
     shell:
@@ -139,10 +137,9 @@ rule verify:
         temp(f"{SHARDS}/verify.{{scatteritem}}.safetensors"),
     log:
         f"{OUT}/logs/shards/{{tables}}/verify.{{scatteritem}}.log",
-    benchmark:
-        f"{OUT}/benchmarks/shards/{{tables}}/verify.{{scatteritem}}.tsv"
     params:
         who=who,
+        benchmark=f"{OUT}/benchmarks/shards/{{tables}}/verify.{{scatteritem}}.tsv",
     resources:
         mem_mb=lambda wildcards: memory(models_of(wildcards)),
         gpu=lambda wildcards: gpus(models_of(wildcards)),
@@ -159,10 +156,9 @@ rule matched:  # of text, over all positions and over thinned ones
         f"{MATCHES}.thinned-{STUDY.positions.t}.parquet",
     log:
         f"{OUT}/logs/shards/{{tables}}/matched.log",
-    benchmark:
-        f"{OUT}/benchmarks/shards/{{tables}}/matched.tsv"
     params:
         who=who,
+        benchmark=f"{OUT}/benchmarks/shards/{{tables}}/matched.tsv",
     wildcard_constraints:
         tables=tables_named(twins=True),
     resources:

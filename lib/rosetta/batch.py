@@ -6,14 +6,13 @@ talks to a kernel mended, kernels that start at once, and a record of time and m
 
 import json
 import logging
-import os
-import resource
 import shutil
 import sys
 import time
 from pathlib import Path
 
 from rosetta import kernels
+from rosetta.job import recorded
 
 #: For the environment of a process that matches. Batches of activations are tens of megabytes. By itself glibc returns blocks
 #: of that size to the system and fetches them anew each time, and their pages cost a sixth of the time.
@@ -23,6 +22,8 @@ KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": "134217728"}
 CHATTER = (
     "Kernel is running over TCP", "frozen modules", "PYDEVD_DISABLE_FILE_VALIDATION", "KeyboardInterrupt caught in kernel",
 )  # fmt: skip
+#: The folders of results that jobs write to, of which the last in a path begins a job's name.
+FOLDERS = ("notebooks", "shards", "matches", "positions", "images")
 WARNINGS = ("WARNING", "ERROR", "CRITICAL", "Warning:")
 
 
@@ -58,7 +59,7 @@ class Lines(logging.Handler):
 def title(output: Path) -> str:
     """``02_matching a+b`` for ``results/micro/notebooks/02_matching/a+b.ipynb``, ``matches a--b`` for its MatchTable."""
     parts = output.with_suffix("").parts
-    start = max(i for i, folder in enumerate(parts[:-1]) if folder in ("notebooks", "shards", "matches", "images"))
+    start = max(i for i, folder in enumerate(parts[:-1]) if folder in FOLDERS)
     return " ".join(parts[start:]).removeprefix("notebooks ")
 
 
@@ -114,9 +115,6 @@ def _matters(record: logging.LogRecord) -> bool:
 def main() -> None:
     """papermill, with no answer of a kernel missed and seconds less to start.
 
-    Where the variable ``BENCHMARK`` names a file, it gets the time and the kernel's largest memory, as the engine would
-    write them; but the engine looks for a notebook's kernel among the children of its job.
-
     A widget's output makes the client write to the socket on which it waits for the kernel's answer. ZeroMQ tells of an
     answer once; where it comes just then, the writing takes the notice and the client waits for ever. So it looks again.
     """
@@ -131,7 +129,7 @@ def main() -> None:
         ZMQSocketChannel.send(channel, message)
         channel.socket.get(zmq.EVENTS)  # wakes who waits, if something has come
 
-    started, forked, start = time.monotonic(), [], local_provisioner.launch_kernel
+    start = local_provisioner.launch_kernel
 
     def launch(command, **how):
         kernel = kernels.launch(command, **how)
@@ -142,17 +140,8 @@ def main() -> None:
 
     AsyncZMQSocketChannel.send = send
     local_provisioner.launch_kernel = launch
-    record = os.environ.pop("BENCHMARK", None)
-    try:
+    with recorded() as forked:
         papermill()
-    finally:
-        if record:
-            own = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / (2**10 if sys.platform == "darwin" else 1)
-            peak = max(own, *(kernel.peak for kernel in forked), 0) / 2**10
-            Path(record).parent.mkdir(parents=True, exist_ok=True)
-            Path(record).write_text(
-                f"s\tmax_rss\tforked\n{time.monotonic() - started:.4f}\t{peak:.2f}\t{bool(forked)}\n", encoding="utf-8"
-            )
 
 
 if __name__ == "__main__":

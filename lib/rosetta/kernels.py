@@ -1,9 +1,10 @@
 """Kernels that start at once: forks of a process that has imported what notebooks import.
 
 Most of the time of a small notebook goes into the import of torch, transformers, scipy and matplotlib. The batch starts one
-process that imports them once (`start`), and papermill has its kernels from there (`launch`): each runs the command that
-it is asked for, in the same environment and folder; only that these modules are there already. Of this library nothing is
-imported beforehand. A kernel starts as it always does where there is no such process, or where a fork would not be the same.
+process that imports them once (`start`), and papermill has its kernels from there, as jobs (`rosetta.job`) have their processes
+(`launch`): each runs the command that it is asked for, in the same environment and folder; only that these modules are there
+already. Those of this library are, too, as long as its files are as they were then. A kernel starts as it always does where there is no such process, or
+where a fork would not be the same.
 """
 
 import atexit
@@ -18,17 +19,22 @@ import socket
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterable
 from contextlib import suppress
 from gc import freeze
 from pathlib import Path
 
+#: Of this library what matching needs, which is most of it. Not its plots: the order in which styles are set matters. Nor what is
+#: run as a program, of which Python would warn that it was there before.
+OWN = "rosetta.studies.matches"
+#: When its files were changed last, as far as they were imported.
+LEARNT: dict[Path, int] = {}
 #: The variable that says where the process listens.
 ADDRESS = "ROSETTA_KERNELS"
-#: Not pandas: it brings pyarrow, which starts a thread, and a fork has none of the threads of its origin.
 IMPORTED = (
-    "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib.pyplot", "pydantic", "scipy.stats", "torch",
-    "tqdm.auto", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
-    "transformers.models.auto.tokenization_auto", "yaml",
+    "accelerate", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib.pyplot", "pandas", "pydantic",
+    "pyarrow.parquet", "scipy.stats", "torch", "tqdm.auto", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.image_processing_auto", "transformers.models.auto.tokenization_auto", "yaml",
 )  # fmt: skip
 #: What a shell, papermill and Jupyter set for each process anew. Any other variable may matter to what is imported.
 EACH_ITS_OWN = {"_", "SHLVL", "PWD", "OLDPWD", "JPY_PARENT_PID", "JPY_SESSION_NAME", "PYDEVD_DISABLE_FILE_VALIDATION",
@@ -41,16 +47,16 @@ LONGEST = 2**20
 # For the batch and papermill
 
 
-def start(environment: dict[str, str]) -> None:
+def start(environment: dict[str, str], also: Iterable[str] = ()) -> None:
     """Start the process, for all that this one starts from now on with these variables besides its own.
 
-    It ends with this one, or with its last kernel, if that is later.
+    It ends with this one, or with its last kernel, if that is later. `also` names modules that it imports beside `IMPORTED`.
     """
     if sys.platform != "linux":  # elsewhere a process with these libraries cannot be forked safely
         return
     address = str(Path(tempfile.mkdtemp(prefix="rosetta-"), "kernels"))  # nobody else may enter that folder
     process = subprocess.Popen(
-        [sys.executable, "-m", "rosetta.kernels", address], env=os.environ | environment,
+        [sys.executable, "-m", "rosetta.kernels", address, *also], env=os.environ | environment,
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     atexit.register(process.stdin.close)  # which it waits for; however this process ends, the pipe is closed
@@ -118,7 +124,7 @@ def launch(command: list[str], env: dict[str, str], cwd: str | None = None, **ho
 # The process that is forked
 
 
-def serve(address: str) -> tuple[list[str], str, dict[str, str]] | None:
+def serve(address: str, also: Iterable[str] = ()) -> tuple[list[str], str, dict[str, str]] | None:
     """Fork a kernel for each request, until the batch has ended and the last kernel too.
 
     Returns
@@ -127,13 +133,18 @@ def serve(address: str) -> tuple[list[str], str, dict[str, str]] | None:
         In a kernel the module and its arguments, the folder and the environment; None in this process, at its end.
     """
     own = dict(os.environ)
-    # Both are read on import, and set by Jupyter before it.
+    # These are read on import, and set by Jupyter before it.
     os.environ |= {"JPY_PARENT_PID": str(os.getpid()), "MPLBACKEND": "module://matplotlib_inline.backend_inline"}
+    # pyarrow's allocator would start a thread, and a fork has none of the threads of its origin.
+    os.environ["JE_ARROW_MALLOC_CONF"] = "background_thread:false"
     listening = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listening.bind(address)
     listening.listen(64)  # who comes early waits
-    for name in IMPORTED:
+    for name in (*IMPORTED, *also, OWN):
         importlib.import_module(name)
+    # Loading any model compiles a thousand patterns of its first.
+    sys.modules["transformers.conversion_mapping"].get_checkpoint_conversion_mapping("gpt2")
+    LEARNT.update(importlib.import_module("rosetta.results").learn())
     if len(os.listdir("/proc/self/task")) > 1 or sys.modules["torch"].cuda.is_available():
         return None  # neither threads nor a GPU's driver go into a fork
     freeze()  # a collection in a kernel would copy the memory of all that was imported
@@ -212,16 +223,19 @@ def become(command: list[str], folder: str, environment: dict[str, str]) -> None
     os.chdir(folder)
     sys.path[0] = os.getcwd()
     sys.argv = command
+    if sys.modules["rosetta.results"].changed(LEARNT):
+        for name in [name for name in sys.modules if name.partition(".")[0] == "rosetta"]:
+            del sys.modules[name]
     sys.modules["numpy"].random.seed()  # each kernel draws its own numbers; those of Python's `random` are so already
     sys.modules["torch"].default_generator.seed()
     runpy.run_module(command[0], run_name="__main__", alter_sys=True)
 
 
 def main() -> None:
-    address = sys.argv[1]
+    address, *also = sys.argv[1:]
     request = None
     try:
-        request = serve(address)
+        request = serve(address, also)
     finally:
         if request is None:
             shutil.rmtree(Path(address).parent)
@@ -233,6 +247,8 @@ def main() -> None:
         status = 0
     except SystemExit as end:
         status = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if status and status is not end.code:
+            print(end.code, file=sys.stderr)  # as Python does at its end
     except BaseException:
         sys.excepthook(*sys.exc_info())
     finally:

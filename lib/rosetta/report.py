@@ -37,7 +37,7 @@ def summary(study: Study) -> str:
 def took(folder: Path) -> list[str]:
     """The time in which at least one notebook ran, and the largest memory of one, from the engine's records."""
     runs = benchmarks(folder)
-    runs = runs[[not name.startswith("pictures ") for name in runs.index]]  # which are no notebooks
+    runs = runs[[not name.startswith(("pictures ", "shards ")) for name in runs.index]]  # which are no notebooks
     if not len(runs):
         return []
     runs = runs.assign(started=runs.ended - runs.s).sort_values("started")

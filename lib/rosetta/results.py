@@ -153,9 +153,38 @@ def _file_in(library: Path, module: str) -> Path | None:
     return next((file for file in files if file.is_file()), None) if top == library.name else None
 
 
+def learn() -> dict[Path, int]:
+    """Go through all of the library's code, and what is installed: processes forked from this one need not do so again.
+
+    Returns
+    -------
+    dict of Path to int
+        When each of the library's files was changed last.
+    """
+    found = _times()
+    for file, time in found.items():
+        _parsed(file, time)
+    _distributions()
+    return found
+
+
+def _times() -> dict[Path, int]:
+    return {file: file.stat().st_mtime_ns for file in LIBRARY.rglob("*.py")}
+
+
+def changed(learnt: dict[Path, int]) -> bool:
+    """Whether a file of the library is another one now, or there are others, than when they were learnt (`learn`)."""
+    return learnt != _times()
+
+
+@cache
+def _distributions() -> dict[str, list[str]]:
+    return importlib.metadata.packages_distributions()  # neither the library itself nor Python's own are there
+
+
 @cache
 def _versions(imported: frozenset[str]) -> dict[str, str]:
-    distributions = importlib.metadata.packages_distributions()  # neither the library itself nor Python's own are there
+    distributions = _distributions()
     packages = {module.partition(".")[0] for module in imported}
     names = {name for package in packages for name in distributions.get(package, ())} - {LIBRARY.name}
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in sorted(names)}

@@ -19,6 +19,7 @@ from rosetta.matching.alignment import (
     resample_grid,
     special_prefix,
     token_byte_spans,
+    token_texts,
 )
 from rosetta.matching.segments import segments, windows
 from rosetta.sources.document import normalize
@@ -393,3 +394,10 @@ def test_resampling_to_the_same_size_changes_nothing_and_a_constant_stays():
     assert torch.equal(resample_grid(acts, (5, 4)), acts)
     np.testing.assert_allclose(resample_grid(torch.full((1, 5, 4, 2), -2.5), (7, 3)), -2.5, rtol=1e-6)
     assert resample_grid(acts.bfloat16(), (5, 4)).dtype == torch.float32
+
+
+def test_an_id_beyond_the_vocabulary_stands_for_nothing_as_unembeddings_have_more_rows(tokenizer_of):
+    for tokenizer in tokenizer_of.values():
+        beyond = max(tokenizer.get_vocab().values()) + 1
+        known = tokenizer.get_vocab()["a"]
+        assert token_texts(tokenizer, [known, beyond, beyond + 100]) == ["a", "", ""]

@@ -122,6 +122,13 @@ def test_one_image_on_two_grids(study):
     assert (own_a == canonical_a).all() and canonical_b.shape == (8, 8)
 
 
+def test_one_image_on_two_grids_is_one_of_those_that_there_are(study, monkeypatch):
+    asked, batches = [], study.batches
+    monkeypatch.setattr(study, "batches", lambda pair, amount: asked.append(amount) or batches(pair, amount))
+    images.grids(study, PAIR, images=10 * IMAGES)
+    assert asked == [study.profile.images.count]
+
+
 def test_scenes_are_shown_undeveloped_and_photographs_as_they_are(study):
     pixels = scene(1).pixels
     assert (images.shown(study)(pixels) == undevelop(pixels)).all()

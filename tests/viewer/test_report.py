@@ -143,3 +143,12 @@ def test_a_figure_stands_with_its_claims(name, places):
     assert [claim.where for claim in found] == places and all(
         claim.part == "text" for claim in found if claim.where == "4"
     )
+
+
+def test_pictures_and_shards_are_no_notebooks_in_the_time_that_a_run_took(run):
+    folder = run.folder / "benchmarks"
+    for name in ("pictures/maker", "shards/a--b/screen.1-of-4"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / f"{name}.tsv").write_text("s\tmax_rss\tforked\n900.0\t4096.0\tTrue\n", encoding="utf-8")
+    time, memory = report.took(folder)
+    assert time.split(maxsplit=1)[1] == "0.2 min for 1 notebooks" and "2.00 GiB at most, 02_matching a+b" in memory

@@ -116,9 +116,12 @@ def vocabulary_bytes(tokenizer) -> tuple[list[bytes | None], np.ndarray]:
 
 
 def token_texts(tokenizer, ids: Iterable[int]) -> list[str]:
-    """What each token stands for, as text; bytes that are only part of a character are shown as U+FFFD."""
+    """What each token stands for, as text; bytes that are only part of a character are shown as U+FFFD.
+
+    An id of no token stands for nothing: published models have more rows in their unembedding than their tokenizer has tokens.
+    """
     table, _ = vocabulary_bytes(tokenizer)
-    return [(table[i] or b"").decode(errors="replace") for i in ids]
+    return [((table[i] if i < len(table) else None) or b"").decode(errors="replace") for i in ids]
 
 
 @cache

@@ -132,7 +132,7 @@ def _gallery(study: Study, pair: tuple[str, str]) -> pd.DataFrame:
 def grids(study: Study, pair: tuple[str, str], images: int = 100) -> tuple[np.ndarray, dict]:
     """An image, and of two neurons that fire alike the maps on their own grids and on the canonical one (Figure 24).
 
-    They are the best pair over a few images, on the image on which both fire most.
+    They are the best pair over a few images (all that there are, where those are fewer), on the image on which both fire most.
 
     Returns
     -------
@@ -140,7 +140,7 @@ def grids(study: Study, pair: tuple[str, str], images: int = 100) -> tuple[np.nd
     maps : dict of str to ([H, W], [H', W'])
         As `plots.fig24` takes it.
     """
-    batches = study.batches(pair, images)
+    batches = study.batches(pair, min(images, study.amount(pair)))
     held = batches.held()
     table = match_batches(held, 1).head(1)
     columns = numbered(table, held.layers)[0]

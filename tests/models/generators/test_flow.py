@@ -3,29 +3,16 @@ import json
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
-from vision_models import moved, numbers, pmf_layers
+from safetensors.torch import load_file
+from vision_models import PMF, numbers, pmf_layers, write_pmf
 
 from rosetta.matching.activations import capture
 from rosetta.models.generators import flow as flows
-from rosetta.models.generators.flow import Flow
-from rosetta.models.generators.pmf import PixelMeanFlow
 from rosetta.models.load import ModelRefused, ModelSpec
 from rosetta.models.opened import BadPicture
 from rosetta.models.vision import describe_vision, open_vision
 
-TINY = Flow(12, 4, 16, 2, 20, 2, 1, 7, 5, 2.0, 7.5, 0.1, 0.8)
 LABELS, SEEDS = torch.tensor([0, 4, 2]), [11, 12, 2**33]
-
-
-def write(folder, flow=TINY) -> ModelSpec:
-    """A tiny pMF in the kit's own form."""
-    torch.manual_seed(0)
-    network = moved(PixelMeanFlow(*flow[:9]))
-    folder.mkdir(exist_ok=True)
-    save_file(network.state_dict(), folder / "model.safetensors")
-    (folder / "config.json").write_text(json.dumps({"model_type": "pmf"} | flow._asdict()))
-    return ModelSpec("tiny", str(folder), "pmf", 3, 20, kind="pmf", grid=3, classes=5)
 
 
 def authors_key(name: str) -> str:
@@ -39,7 +26,7 @@ def authors_key(name: str) -> str:
 
 def write_authors(folder, monkeypatch, **more) -> ModelSpec:
     """The same in the authors' form, and what `more` says of it changed."""
-    write(folder)
+    write_pmf(folder)
     tensors = {authors_key(name): tensor for name, tensor in load_file(folder / "model.safetensors").items()}
     assert "net.u_heads.0.attn.q_proj._flax_linear.weight" in tensors and "net.x_embedder.proj1.weight" in tensors
     tensors["net.rope_freqs"] = torch.polar(torch.ones(9, 4), torch.zeros(9, 4))
@@ -47,12 +34,12 @@ def write_authors(folder, monkeypatch, **more) -> ModelSpec:
     torch.save({name: tensor for name, tensor in tensors.items() if tensor is not None}, folder / "pMF-tiny.pt")
     (folder / "config.json").unlink()
     (folder / "model.safetensors").unlink()
-    monkeypatch.setitem(flows.PUBLISHED, "pMF-tiny", TINY)
+    monkeypatch.setitem(flows.PUBLISHED, "pMF-tiny", PMF)
     return ModelSpec("tiny", str(folder), "pmf", 3, 20, kind="pmf", tag="pMF-tiny")
 
 
 def test_one_step_makes_the_picture_that_the_equations_make_and_m_t_is_theirs(tmp_path):
-    spec = write(tmp_path)
+    spec = write_pmf(tmp_path)
     assert describe_vision(str(tmp_path), "pmf", name="tiny", family="pmf") == spec
     vision = open_vision(spec)
     assert (vision.grid, vision.prefix, vision.classes, vision.prepare) == ((3, 3), 20, 5, None)
@@ -70,7 +57,7 @@ def test_one_step_makes_the_picture_that_the_equations_make_and_m_t_is_theirs(tm
 
 
 def test_a_picture_depends_on_its_label_and_seed_and_not_on_those_it_is_made_with(tmp_path):
-    vision = open_vision(write(tmp_path))
+    vision = open_vision(write_pmf(tmp_path))
     together = vision.run(LABELS, SEEDS)
     for i in range(3):
         alone = vision.run(LABELS[i : i + 1], SEEDS[i : i + 1])[0]
@@ -80,7 +67,7 @@ def test_a_picture_depends_on_its_label_and_seed_and_not_on_those_it_is_made_wit
 
 
 def test_the_guidance_is_the_models_own_or_what_is_asked_for(tmp_path):
-    spec = write(tmp_path)
+    spec = write_pmf(tmp_path)
     own = open_vision(spec).run(LABELS, SEEDS)
     assert torch.equal(open_vision(spec, omega=7.5, t_min=0.1, t_max=0.8).run(LABELS, SEEDS), own)
     for other in ({"omega": 1.5}, {"t_min": 0.4}, {"t_max": 0.5}):
@@ -88,7 +75,7 @@ def test_the_guidance_is_the_models_own_or_what_is_asked_for(tmp_path):
 
 
 def test_the_authors_checkpoint_is_the_same_network(tmp_path, monkeypatch):
-    expected = open_vision(write(tmp_path / "own")).run(LABELS, SEEDS)
+    expected = open_vision(write_pmf(tmp_path / "own")).run(LABELS, SEEDS)
     more = {"net.v_heads.0.mlp.w2._flax_linear.weight": torch.zeros(2), "net.v_final_layer.norm.weight": torch.zeros(2)}
     spec = write_authors(tmp_path / "theirs", monkeypatch, **more)
     assert torch.equal(open_vision(spec).run(LABELS, SEEDS), expected)
@@ -121,7 +108,7 @@ def test_a_checkpoint_of_anything_but_tensors_is_refused_and_not_run(tmp_path, m
 
 
 def test_a_model_whose_files_are_not_there_is_refused(tmp_path, monkeypatch):
-    spec = write(tmp_path)
+    spec = write_pmf(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     with pytest.raises(ModelRefused, match=r"there is no .*model.safetensors"):
         open_vision(spec)
@@ -133,21 +120,21 @@ def test_a_model_whose_files_are_not_there_is_refused(tmp_path, monkeypatch):
 
 
 def test_a_configuration_that_lacks_a_key_or_has_one_too_many_is_refused(tmp_path):
-    spec = write(tmp_path)
+    spec = write_pmf(tmp_path)
     content = json.loads((tmp_path / "config.json").read_text())
     content["hedas"] = content.pop("heads")
     (tmp_path / "config.json").write_text(json.dumps(content))
     with pytest.raises(ModelRefused, match="lacks or has too much: heads, hedas; its keys are image_size, "):
         open_vision(spec)
     for content, said in (
-        (json.dumps(TINY._replace(width="16")._asdict()), "width must be numbers"),
+        (json.dumps(PMF._replace(width="16")._asdict()), "width must be numbers"),
         ("[]", "holds no settings by name"),
         ("{", "no whole JSON file"),
     ):
         (tmp_path / "config.json").write_text(content)
         with pytest.raises(ModelRefused, match=f"model tiny: .*config.json.*{said}"):
             open_vision(spec)
-    (tmp_path / "config.json").write_text(json.dumps(TINY._replace(image_size=14)._asdict()))
+    (tmp_path / "config.json").write_text(json.dumps(PMF._replace(image_size=14)._asdict()))
     with pytest.raises(ModelRefused, match=r"14 x 14 pixels .*multiples of 4"):
         open_vision(spec)
 
@@ -156,25 +143,25 @@ def test_a_configuration_that_lacks_a_key_or_has_one_too_many_is_refused(tmp_pat
 def test_a_class_that_there_is_not_is_refused(tmp_path, label):
     """5 would stand for no class."""
     with pytest.raises(ValueError, match=rf"model tiny: there is no class {label}; its classes are 0 to 4"):
-        open_vision(write(tmp_path)).run(torch.tensor([0, label]), [1, 2])
+        open_vision(write_pmf(tmp_path)).run(torch.tensor([0, label]), [1, 2])
 
 
 def test_nan_in_a_picture_is_refused_with_the_picture_and_the_layer(tmp_path):
-    vision = open_vision(write(tmp_path))
+    vision = open_vision(write_pmf(tmp_path))
     vision.model.y_embedder.embedding_table.weight[3, 0] = float("inf")
     with pytest.raises(
         BadPicture,
         match=r"model tiny: .*label 3, seed 8 \(number 2 of 2\); it begins in layer 0, shared_blocks.0.mlp.w2",
     ):
         vision.run(torch.tensor([0, 3]), [7, 8])
-    vision = open_vision(write(tmp_path))
+    vision = open_vision(write_pmf(tmp_path))
     vision.model.u_heads[0].norm1.weight[0] = float("nan")
     with pytest.raises(BadPicture, match=r"begins in layer 2, u_heads.0.mlp.w2"):
         vision.run(torch.tensor([0]), [7])
 
 
 def test_an_untrained_pmf_is_drawn_from_its_seed_and_makes_grey(tmp_path):
-    spec = write(tmp_path)
+    spec = write_pmf(tmp_path)
     first, again, other = (open_vision(spec, seed=seed) for seed in (1, 1, 2))
     name = "shared_blocks.1.mlp.w2.weight"
     a, b, c = (numbers(vision.model)[name] for vision in (first, again, other))

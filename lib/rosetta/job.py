@@ -1,0 +1,53 @@
+"""One job of the batch: ``python -m rosetta.job MODULE ...`` is ``python -m MODULE ...``, which starts at once where it can.
+
+A job of a large model takes hours, one of a small model less than its imports: so it is forked from the process that has imported
+what jobs import (`rosetta.kernels`), where there is one, and elsewhere run here. Time and memory are recorded.
+"""
+
+import os
+import resource
+import runpy
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from rosetta import kernels
+
+
+@contextmanager
+def recorded() -> Iterator[list[kernels.Forked]]:
+    """Where the variable ``BENCHMARK`` names a file, it gets the time that this is open and the largest memory, as the engine would
+    write them; but the engine looks among the children of its job, and not for what was forked, which is to be added to
+    the list that this gives."""
+    started, forked, record = time.monotonic(), [], os.environ.pop("BENCHMARK", None)
+    try:
+        yield forked
+    finally:
+        if record:
+            unit = 2**10 if sys.platform == "darwin" else 1
+            own = [resource.getrusage(of).ru_maxrss / unit for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+            peak = max(*own, *(process.peak for process in forked)) / 2**10
+            Path(record).parent.mkdir(parents=True, exist_ok=True)
+            Path(record).write_text(
+                f"s\tmax_rss\tforked\n{time.monotonic() - started:.4f}\t{peak:.2f}\t{bool(forked)}\n", encoding="utf-8"
+            )
+
+
+def main() -> None:
+    """Run a module with its arguments, and end as it ends."""
+    command = sys.argv[1:]
+    with recorded() as forked:
+        process = kernels.launch([sys.executable, "-m", *command], dict(os.environ))
+        if process is None:
+            sys.argv = command
+            runpy.run_module(command[0], run_name="__main__", alter_sys=True)
+            return
+        forked.append(process)
+        status = process.wait()
+    sys.exit(status if status >= 0 else 128 - status)
+
+
+if __name__ == "__main__":
+    main()
