@@ -41,16 +41,23 @@ OPENED_BY = {
 TO_LOG = " > {log:q} 2>&1"
 
 
+SERVER = None
+if workflow.exec_mode == ExecMode.DEFAULT and not workflow.output_settings.dryrun:  # it gets ready while the jobs are laid out
+    # What the engine and the command above set for a notebook of one thread, as here most are. Others start alone.
+    threads = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "NUMEXPR_NUM", "VECLIB_MAXIMUM")
+    SERVER = kernels.start(
+        {f"{name}_THREADS": "1" for name in threads}
+        | dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), gettempdir())
+        | batch.KEEP_MEMORY,
+        dict.fromkeys(OPENED_BY[spec.kind] for spec in STUDY.models.values() if spec.kind in OPENED_BY),
+    )
+
+
 onstart:
-    if workflow.exec_mode == ExecMode.DEFAULT and not workflow.non_local_exec_or_dryrun:
-        # What the engine and the command above set for a notebook of one thread, as here most are. Others start alone.
-        threads = ("OMP_NUM", "GOTO_NUM", "OPENBLAS_NUM", "MKL_NUM", "NUMEXPR_NUM", "VECLIB_MAXIMUM")
-        kernels.start(
-            {f"{name}_THREADS": "1" for name in threads}
-            | dict.fromkeys(("TMPDIR", "TMP", "TEMPDIR", "TEMP"), gettempdir())
-            | batch.KEEP_MEMORY,
-            dict.fromkeys(OPENED_BY[spec.kind] for spec in STUDY.models.values() if spec.kind in OPENED_BY),
-        )
+    if SERVER and not workflow.non_local_exec_or_dryrun:
+        SERVER.offer()
+    elif SERVER:
+        SERVER.dismiss()
 
 
 wildcard_constraints:

@@ -81,6 +81,7 @@ AMOUNTS = {
     "filtering.training.sequence_length": 48,
     "filtering.training.effective_batch": 4,
     "sequences_per_batch": 64,
+    "shards": 2,
 }
 
 

@@ -60,6 +60,6 @@ def test_a_job_ends_with_the_one_who_asked_for_it(batch, tmp_path):  # noqa: F81
         assert asking.poll() is None
     (child,) = batch[1].children()
     asking.kill()
-    assert child.wait(60) is None or True
-    assert not child.is_running() and os.path.exists(batch[2])
+    child.wait(60)  # raises where it goes on
+    assert os.path.exists(batch[2])
     asking.wait()

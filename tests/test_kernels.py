@@ -18,7 +18,7 @@ from rosetta import kernels
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no kernel is forked")
 
-BATCH = [sys.executable, "-c", "import os, sys; from rosetta import kernels; kernels.start({}); print(os.environ[kernels.ADDRESS], flush=True); sys.stdin.read()"]  # fmt: skip
+BATCH = [sys.executable, "-c", "import os, sys; from rosetta import kernels; kernels.start({}).offer(); print(os.environ[kernels.ADDRESS], flush=True); sys.stdin.read()"]  # fmt: skip
 FORKED = "import sys\nprint('transformers' in sys.modules)"
 
 

@@ -23,6 +23,7 @@ from collections.abc import Iterable
 from contextlib import suppress
 from gc import freeze
 from pathlib import Path
+from typing import NamedTuple
 
 #: Of this library what matching needs, which is most of it. Not its plots: the order in which styles are set matters. Nor what is
 #: run as a program, of which Python would warn that it was there before.
@@ -32,7 +33,7 @@ LEARNT: dict[Path, int] = {}
 #: The variable that says where the process listens.
 ADDRESS = "ROSETTA_KERNELS"
 IMPORTED = (
-    "accelerate", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib.pyplot", "pandas", "pydantic",
+    "accelerate", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib.pyplot", "openai", "pandas", "pydantic",
     "pyarrow.parquet", "scipy.stats", "torch", "tqdm.auto", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
     "transformers.models.auto.image_processing_auto", "transformers.models.auto.tokenization_auto", "yaml",
 )  # fmt: skip
@@ -47,20 +48,36 @@ LONGEST = 2**20
 # For the batch and papermill
 
 
-def start(environment: dict[str, str], also: Iterable[str] = ()) -> None:
-    """Start the process, for all that this one starts from now on with these variables besides its own.
+class Server(NamedTuple):
+    """The process whose forks are kernels, as long as who started it wants any."""
+
+    process: subprocess.Popen
+    address: str
+
+    def offer(self) -> None:
+        """Have kernels forked by it, for all that this process starts from now on."""
+        os.environ[ADDRESS] = self.address
+
+    def dismiss(self) -> None:
+        """Let it end, once its last kernel has."""
+        self.process.stdin.close()
+
+
+def start(environment: dict[str, str], also: Iterable[str] = ()) -> Server | None:
+    """Start the process, for all that this one starts with these variables besides its own; None where nothing can be forked.
 
     It ends with this one, or with its last kernel, if that is later. `also` names modules that it imports beside `IMPORTED`.
     """
     if sys.platform != "linux":  # elsewhere a process with these libraries cannot be forked safely
-        return
+        return None
     address = str(Path(tempfile.mkdtemp(prefix="rosetta-"), "kernels"))  # nobody else may enter that folder
     process = subprocess.Popen(
         [sys.executable, "-m", "rosetta.kernels", address, *also], env=os.environ | environment,
         stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    atexit.register(process.stdin.close)  # which it waits for; however this process ends, the pipe is closed
-    os.environ[ADDRESS] = address
+    server = Server(process, address)
+    atexit.register(server.dismiss)  # it waits for that; however this process ends, the pipe is closed
+    return server
 
 
 class Forked:

@@ -14,14 +14,16 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import urlsplit
 
-import openai
 from tqdm.auto import tqdm
 
 from rosetta.neurons.messages import has_pictures, shortened, without_pictures
 from rosetta.results import write_json
+
+if TYPE_CHECKING:  # much is imported with it, which only those need who ask
+    import openai
 
 logger = logging.getLogger(__name__)
 
@@ -149,6 +151,8 @@ def ask_all(
     missing = {file: some for file, some in asked.items() if file not in answers}
     tally = Tally(kept=len(answers))
     if missing:
+        import openai
+
         with openai.OpenAI(base_url=base_url, api_key=key, max_retries=retries, timeout=timeout) as client:
             asking = _Asking(client, model, purpose, read, retries)
             new, reason = asking.put(missing, concurrency, bool(answers))
@@ -185,7 +189,7 @@ def _model_variable(purpose: Purpose) -> str:
 class _Asking:
     """Questions on their way: how many answers were refused so far, and the tokens that the endpoint has counted."""
 
-    def __init__(self, client: openai.OpenAI, model: str, purpose: Purpose, read, retries: int) -> None:
+    def __init__(self, client: "openai.OpenAI", model: str, purpose: Purpose, read, retries: int) -> None:
         self.client, self.model, self.purpose, self.read, self.retries = client, model, purpose, read, retries
         self.refused, self.tokens, self.lock = 0, 0, threading.Lock()
 
@@ -194,6 +198,8 @@ class _Asking:
 
         ``answered`` says whether other questions of the kind have been, by this model.
         """
+        import openai
+
         answers, reason, failed = {}, None, 0
         pool = ThreadPoolExecutor(concurrency)  # threads, since in a notebook an event loop is already running
         try:
@@ -255,11 +261,11 @@ class _Asking:
             self.tokens += _tokens(raw)
 
 
-def _record(client: openai.OpenAI, request: dict, raw: str) -> dict:
+def _record(client: "openai.OpenAI", request: dict, raw: str) -> dict:
     return {"base_url": str(client.base_url).rstrip("/"), "request": request, "answer": raw}
 
 
-def _answer(client: openai.OpenAI, request: dict) -> str:
+def _answer(client: "openai.OpenAI", request: dict) -> str:
     """A raw answer; ValueError if it breaks off, is too large, or takes too long from its first piece to its last."""
     limit, pieces, size, began = ANSWER_TIMEOUTS * client.timeout, [], 0, time.monotonic()
     with client.chat.completions.with_streaming_response.create(**request) as response:

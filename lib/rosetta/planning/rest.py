@@ -18,8 +18,7 @@ from rosetta.planning.sizes import size
 from rosetta.profiles.profile import Profile
 from rosetta.sources import sampling
 from rosetta.sources.development import SIZE
-from rosetta.studies.amounts import pictures_kept
-from rosetta.studies.table1 import ORACLE, OTHER, RANDOM, ROSETTA
+from rosetta.studies.amounts import FILTERS, pictures_kept
 
 #: Tokens of CodeSearchNet's JavaScript training functions, and their share of all (Appendix F): what a pool is that is
 #: taken as it is.
@@ -255,7 +254,7 @@ def _scores(profile: Profile, node: Node) -> dict:
 def _training(profile: Profile, node: Node) -> dict:
     filtering, training = profile.filtering, profile.filtering.training
     of, budget = size(profile.models[filtering.learner]), _pool(profile)[1]
-    runs = len((RANDOM, OTHER, ROSETTA, ORACLE)) * len(filtering.seeds)
+    runs = len(FILTERS) * len(filtering.seeds)
     sequences = ceil(budget / training.sequence_length)
     tokens = runs * sequences * training.sequence_length
     work = Stage("train", **{_product(profile): TRAINING_FLOP * of.parameters * tokens})

@@ -1,4 +1,4 @@
-"""How much of text or images a profile's models read at a time, and how many pictures are kept."""
+"""How much of text or images a profile's models read at a time, how many pictures are kept, and who chooses text."""
 
 from collections.abc import Iterable
 
@@ -11,6 +11,8 @@ from rosetta.profiles.profile import Profile
 BATCH_SHARE = 0.5
 #: Tokens before an image's cells, at most: pMF has 20, Pixio 8, DINOv3 5.
 BEFORE_CELLS = 32
+#: Who chooses what is trained on in Table 1, once for each seed.
+FILTERS = ("random", "non-Rosetta", "Rosetta", "oracle")
 
 
 def pictures_kept(profile: Profile) -> int:

@@ -24,14 +24,13 @@ from rosetta.results import keep, keep_file
 from rosetta.sources import environment
 from rosetta.sources import functions as code
 from rosetta.studies import properties, views
+from rosetta.studies.amounts import FILTERS
 from rosetta.studies.matches import Study
 
-ROSETTA, OTHER, RANDOM, ORACLE = "Rosetta", "non-Rosetta", "random", "oracle"
+RANDOM, OTHER, ROSETTA, ORACLE = FILTERS
 #: Table 1 of the paper: F1, mean perplexity, half its 95% interval (none for the base model).
-REPORTED = {
-    "base": (None, 6.73, None), RANDOM: (0.06, 3.59, 0.07), OTHER: (0.09, 3.23, 0.07), ROSETTA: (0.98, 3.02, 0.05),
-    ORACLE: (1.00, 3.01, 0.04),
-}  # fmt: skip
+REPORTED = {"base": (None, 6.73, None), RANDOM: (0.06, 3.59, 0.07), OTHER: (0.09, 3.23, 0.07),
+            ROSETTA: (0.98, 3.02, 0.05), ORACLE: (1.00, 3.01, 0.04)}  # fmt: skip
 
 
 def neurons(study: Study) -> dict[str, pd.DataFrame]:

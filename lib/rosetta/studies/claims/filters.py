@@ -2,11 +2,13 @@
 
 import pandas as pd
 
+from rosetta.studies.amounts import FILTERS
 from rosetta.studies.claims.claim import Claim, Figure, Finding, Tables, above, apart, every
 
 #: "Nearly all" of the target.
 NEARLY = 0.9
-ROSETTA, OTHER, RANDOM, ORACLE, BASE = "Rosetta", "non-Rosetta", "random", "oracle", "base"
+RANDOM, OTHER, ROSETTA, ORACLE = FILTERS
+BASE = "base"
 
 
 def rows(tables: Tables) -> pd.DataFrame:
