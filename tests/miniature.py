@@ -23,7 +23,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from vision_models import write_clip, write_encoder, write_flux, write_pmf, write_sana
 
-from rosetta.models.generators.flow import Flow
+from rosetta.models.generators.flow import PUBLISHED
 from rosetta.models.load import ROOT, ModelSpec, describe
 from rosetta.models.vision import describe_vision
 from rosetta.sources.document import PILE_CATEGORIES
@@ -143,22 +143,9 @@ def written(folder: Path, name: str, model: dict) -> ModelSpec:
         return describe(folder)
     grid = parts(model, "grid")
     if kind == "pmf":
-        patch = 8
-        flow = Flow(
-            patch * grid,
-            patch,
-            4 * (width // 4),
-            1,
-            neurons,
-            layers - 1 or 1,
-            1,
-            8,
-            model["classes"],
-            1.0,
-            7.0,
-            0.2,
-            0.7,
-        )
+        small = {"image_size": 8 * grid, "patch_size": 8, "width": 4 * (width // 4), "heads": 1, "mlp_width": neurons,
+                 "shared": layers - 1 or 1, "heads_of_u": 1, "bottleneck": 8, "classes": model["classes"]}  # fmt: skip
+        flow = PUBLISHED[model["tag"]]._replace(**small)
         write_pmf(folder, flow)
     elif kind == "sana":
         write_sana(folder, layers, 2 * (width // 2), levels=(1_024 // grid).bit_length())
