@@ -5,6 +5,7 @@ what jobs import (`rosetta.kernels`), where there is one, and elsewhere run here
 """
 
 import os
+import re
 import resource
 import runpy
 import sys
@@ -27,12 +28,21 @@ def recorded() -> Iterator[list[kernels.Forked]]:
     finally:
         if record:
             unit = 2**10 if sys.platform == "darwin" else 1
-            own = [resource.getrusage(of).ru_maxrss / unit for of in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-            peak = max(*own, *(process.peak for process in forked)) / 2**10
+            children = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / unit
+            peak = max(_own_peak() / unit, children, *(process.peak for process in forked)) / 2**10
             Path(record).parent.mkdir(parents=True, exist_ok=True)
             Path(record).write_text(
                 f"s\tmax_rss\tforked\n{time.monotonic() - started:.4f}\t{peak:.2f}\t{bool(forked)}\n", encoding="utf-8"
             )
+
+
+def _own_peak() -> float:
+    """The most memory of this process, in the system's unit. Linux counts to it what who started it held at that moment, but for
+    what it says in /proc."""
+    status = Path("/proc/self/status")
+    if not status.exists():
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return float(re.search(r"VmHWM:\s+(\d+) kB", status.read_text(encoding="utf-8"))[1])
 
 
 def main() -> None:
