@@ -1,10 +1,10 @@
 """Kernels that start at once: forks of a process that has imported what notebooks import.
 
 Most of the time of a small notebook goes into the import of torch, transformers, scipy and matplotlib. The batch starts one
-process that imports them once (`start`), and papermill has its kernels from there, as jobs (`rosetta.job`) have their processes
-(`launch`): each runs the command that it is asked for, in the same environment and folder; only that these modules are there
-already. Those of this library are, too, as long as its files are as they were then. A kernel starts as it always does where there is no such process, or
-where a fork would not be the same.
+process that imports them once (`start`), and papermill has its kernels from there, as jobs (`rosetta.job`) have their
+processes (`launch`): each runs the command that it is asked for, in the same environment and folder; only that these modules
+are there already. So are those of this library, as long as its files are as they were then. A kernel starts as it always does
+where there is no such process, or where a fork would not be the same.
 """
 
 import atexit
@@ -32,6 +32,7 @@ OWN = "rosetta.studies.matches"
 LEARNT: dict[Path, int] = {}
 #: The variable that says where the process listens.
 ADDRESS = "ROSETTA_KERNELS"
+#: What notebooks and jobs import, whatever the profile.
 IMPORTED = (
     "accelerate", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib.pyplot", "openai", "pandas", "pydantic",
     "pyarrow.parquet", "scipy.stats", "torch", "tqdm.auto", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
