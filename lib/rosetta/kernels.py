@@ -34,7 +34,7 @@ LEARNT: dict[Path, int] = {}
 ADDRESS = "ROSETTA_KERNELS"
 #: What notebooks and jobs import, whatever the profile.
 IMPORTED = (
-    "accelerate", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib.pyplot", "openai", "pandas", "pydantic",
+    "accelerate", "ipykernel.kernelapp", "ipykernel.ipkernel", "ipywidgets", "matplotlib.pyplot", "pandas", "pydantic",
     "pyarrow.parquet", "scipy.stats", "torch", "tqdm.auto", "transformers.modeling_utils", "transformers.models.auto.modeling_auto",
     "transformers.models.auto.image_processing_auto", "transformers.models.auto.tokenization_auto", "yaml",
 )  # fmt: skip
